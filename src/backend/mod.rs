@@ -1,0 +1,198 @@
+//! The contract of a backend: what keeps named objects in one kind of place.
+//!
+//! # What every backend promises
+//!
+//! * Any method may block; any may be called from many threads at once.
+//! * An object is a name and bytes. Its size is fixed when it is created.
+//! * `create` makes the whole object appear, durably, or nothing; if the name
+//!   is taken it fails with `Exists` and changes nothing. It is the one atomic
+//!   primitive that everything above is built on.
+//! * A name that others read is never replaced: new state gets a new name.
+//! * Reads after an acknowledged write, by anyone who opened the object
+//!   through the same backend value, see that write. Another process sees
+//!   objects after `create` or `sync` (at once, or after
+//!   `Capabilities::list_lag_s` for `list`).
+//! * An error of kind `Unknown` means that the operation may have been
+//!   applied, or may be applied later. Every other kind means that it was not
+//!   applied; `write_at` and `punch` may then have applied any part of it.
+//! * Nothing is retried inside unless it is certain that it was not applied.
+//!
+//! `memory` is the executable meaning of this text and `conformance` is its
+//! test; every backend passes it.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::name::ObjectName;
+use crate::sys::iobuf::IoBuf;
+
+pub mod dir;
+pub mod memory;
+#[cfg(feature = "testkit")]
+pub mod conformance;
+#[cfg(feature = "testkit")]
+pub mod faulty;
+#[cfg(feature = "testkit")]
+pub mod recording;
+
+/// What a backend can do. Differences are in behaviour, not in support: code
+/// above works with any combination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// `write_at`, `punch` and `create_sparse` work; otherwise they fail with
+    /// `Invalid`.
+    pub overwrite_in_place: bool,
+    /// An acknowledged write needs no `sync`.
+    pub durable_on_ack: bool,
+    /// `lock` proves the death of a holder or cuts it off.
+    pub fences: bool,
+    /// `sync` of many names costs about as much as of one.
+    pub sync_all_cheap: bool,
+    /// How long `list` may lag behind `create` and `delete`, in seconds.
+    pub list_lag_s: u32,
+    /// Largest object, in bytes.
+    pub object_bytes_max: u64,
+    /// Requests that may usefully be in flight at once.
+    pub in_flight_max: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ObjectStat {
+    /// The object's size as created.
+    pub bytes: u64,
+    /// What it takes in the store, where the store can tell; at most a
+    /// rounding above what was written.
+    pub allocated_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    Exclusive,
+    Shared,
+}
+
+/// Held until dropped, or until the process is gone.
+pub type Lock = Box<dyn Any + Send + Sync>;
+
+/// Named objects in one kind of place. The module's text is the contract.
+pub trait Backend: fmt::Debug + Send + Sync {
+    fn capabilities(&self) -> Capabilities;
+
+    /// Makes a new object of exactly `data`. It is durable on return.
+    /// Errors: `Exists`, `NoSpace`, `Denied`.
+    fn create(&self, name: &ObjectName, data: &[u8]) -> Result<()>;
+
+    /// Makes a new object of `bytes` zeroes that takes (about) no room. Not
+    /// durable until `sync`. Errors: as `create`.
+    fn create_sparse(&self, name: &ObjectName, bytes: u64) -> Result<()>;
+
+    /// Fills `buf` from `offset_bytes` and returns how much was read: short
+    /// only at the object's end. Error: `NotFound`.
+    fn read_at(&self, name: &ObjectName, offset_bytes: u64, buf: &mut [u8]) -> Result<usize>;
+
+    /// Overwrites within the object's size. Not durable until `sync`. On a
+    /// crash each 512-byte sector is the old or the new one.
+    /// Errors: `NotFound`, `Invalid` beyond the end.
+    fn write_at(&self, name: &ObjectName, offset_bytes: u64, data: &[u8]) -> Result<()>;
+
+    /// Makes a range read as zeroes, giving its room back where the place
+    /// can. Otherwise like `write_at`.
+    fn punch(&self, name: &ObjectName, offset_bytes: u64, bytes: u64) -> Result<()>;
+
+    /// On return everything acknowledged for these objects, their existence
+    /// included, survives a crash. After an error nothing is known about
+    /// them, and calling again proves nothing. Error: `NotFound` if one is
+    /// missing.
+    fn sync(&self, names: &[ObjectName]) -> Result<()>;
+
+    /// Removes an object. Durable whenever the place gets to it: a deleted
+    /// object may be back after a crash. Error: `NotFound`.
+    fn delete(&self, name: &ObjectName) -> Result<()>;
+
+    /// Error: `NotFound`.
+    fn stat(&self, name: &ObjectName) -> Result<ObjectStat>;
+
+    /// Up to `count_max` names that begin with `prefix` (one of
+    /// `name::prefix`) and come after `after`, in byte order of their text.
+    /// Files and objects that are not ours are passed over.
+    fn list(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectName>,
+        count_max: usize,
+    ) -> Result<Vec<ObjectName>>;
+
+    /// Takes the lock that goes with `name` (the object need not exist)
+    /// without waiting. Errors: `Busy`; `Invalid` where `fences` is false.
+    fn lock(&self, name: &ObjectName, mode: LockMode) -> Result<Lock>;
+
+    /// The native way for guest data, if there is one.
+    fn data_path(&self) -> Option<Arc<dyn DataPath>>;
+}
+
+/// Runs once, on a thread of the data path, with the outcome.
+pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// Guest data without a copy and without a thread per request. The rules of
+/// `Backend::read_at` and `write_at` hold, but reads are never short.
+pub trait DataPath: fmt::Debug + Send + Sync {
+    /// Offsets, lengths and memory addresses must be multiples of this;
+    /// whoever cannot meet it takes the ordinary way. 1: anything goes.
+    fn alignment_bytes(&self) -> usize;
+
+    /// Hands a read to the system and returns. `done` may run before that,
+    /// but never on this thread.
+    fn submit_read(&self, name: &ObjectName, offset_bytes: u64, buf: IoBuf, done: Done);
+
+    fn submit_write(&self, name: &ObjectName, offset_bytes: u64, buf: IoBuf, done: Done);
+
+    /// Reads now if that needs no waiting; `None` if it would.
+    fn try_read(&self, name: &ObjectName, offset_bytes: u64, buf: &IoBuf) -> Option<Result<()>>;
+}
+
+/// Conveniences built on the trait; a backend's own shortcut, where one is
+/// worth it, is an inherent method that these find through `copy_hint`.
+pub trait BackendExt: Backend {
+    /// The whole of a (small) object. Errors: `NotFound`, `Corrupt` if it is
+    /// larger than `bytes_max`.
+    fn read_all(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>>;
+
+    /// Every name with this prefix, in order.
+    fn list_all(&self, prefix: &str) -> Result<Vec<ObjectName>>;
+}
+
+/// Names asked for at a time by `list_all`.
+const LIST_COUNT: usize = 4096;
+
+impl<B: Backend + ?Sized> BackendExt for B {
+    fn read_all(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>> {
+        use crate::error::Error;
+        let bytes = self.stat(name)?.bytes;
+        if bytes > bytes_max {
+            return Err(Error::corrupt(
+                name,
+                format!("it has {bytes} bytes, more than the {bytes_max} that such an object can have"),
+            ));
+        }
+        let mut data = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
+        let read_bytes = self.read_at(name, 0, &mut data)?;
+        if read_bytes != data.len() {
+            return Err(Error::corrupt(name, format!("only {read_bytes} of {bytes} bytes are there")));
+        }
+        Ok(data)
+    }
+
+    fn list_all(&self, prefix: &str) -> Result<Vec<ObjectName>> {
+        let mut names: Vec<ObjectName> = Vec::new();
+        loop {
+            let more = self.list(prefix, names.last(), LIST_COUNT)?;
+            let done = more.len() < LIST_COUNT;
+            names.extend(more);
+            if done {
+                return Ok(names);
+            }
+        }
+    }
+}

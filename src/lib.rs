@@ -1,0 +1,38 @@
+//! VM disks as collections of named blocks, tracked by maps.
+//!
+//! Each layer may import only what stands below it (`tests/tidy.rs` checks):
+//!
+//! ```text
+//!  capi          cli            the faces
+//!      \        /
+//!       io     maintain         requests and threads; gc and check
+//!        \    /
+//!        volume                 an open volume: the write rule
+//!          |
+//!        catalog                names, snapshots, leases
+//!          |
+//!         map                   which block holds what
+//!          |
+//!         log                   what changed since the head
+//!          |
+//!        store                  one backend, or several as one
+//!          |
+//!       backend                 named objects in one kind of place
+//!          |
+//!  error name config codec clock thread sys
+//! ```
+
+pub mod clock;
+pub mod codec;
+pub mod error;
+pub mod name;
+pub mod sys;
+pub mod thread;
+
+pub mod backend;
+pub mod catalog;
+pub mod log;
+pub mod map;
+pub mod store;
+
+pub use error::{Error, ErrorKind, Result};

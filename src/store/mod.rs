@@ -1,0 +1,85 @@
+//! A store: the backend that holds its control objects, logs and blocks.
+//! Today these are one backend; who uses a store asks for the role it needs,
+//! so that they can come apart.
+
+use std::sync::Arc;
+
+use crate::backend::{Backend, BackendExt};
+use crate::clock;
+use crate::codec::{self, Kind, Writer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::{Id, ObjectName};
+
+const KIND: Kind = Kind { magic: *b"ARCHstor", version: 1 };
+const BYTES_MAX: u64 = 4096;
+
+/// Smallest, usual and largest block, in bytes.
+pub const BLOCK_BYTES_MIN: u64 = 16 << 10;
+pub const BLOCK_BYTES_DEFAULT: u64 = 4 << 20;
+pub const BLOCK_BYTES_MAX: u64 = 64 << 20;
+
+/// The unit of presence and of pieces.
+pub const GRANULE_BYTES: u64 = 4096;
+
+/// An opened store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// How people call it: the configured name, or the URL.
+    pub name: String,
+    pub id: Id,
+    /// Of volumes made without saying.
+    pub block_bytes_default: u64,
+    backend: Arc<dyn Backend>,
+}
+
+/// True for a power of two within the limits.
+pub fn is_block_size(bytes: u64) -> bool {
+    bytes.is_power_of_two() && (BLOCK_BYTES_MIN..=BLOCK_BYTES_MAX).contains(&bytes)
+}
+
+impl Store {
+    /// Writes the `store` object. Errors: `Exists` if there is one already.
+    pub fn init(name: &str, backend: Arc<dyn Backend>, block_bytes: u64) -> Result<Store> {
+        if !is_block_size(block_bytes) {
+            return Err(Error::sentence(
+                ErrorKind::Invalid,
+                format!("a block of {block_bytes} bytes is not possible: use a power of two from 16K to 64M"),
+            ));
+        }
+        let id = clock::random_id()?;
+        let mut payload = Writer::new();
+        payload.id(id);
+        payload.u64(block_bytes);
+        backend.create(&ObjectName::Store, &codec::seal(KIND, &payload.0))?;
+        Ok(Store { name: name.to_owned(), id, block_bytes_default: block_bytes, backend })
+    }
+
+    /// Reads the `store` object. Errors: `NotFound` if this is no store,
+    /// `Invalid` if a newer program made it, `Corrupt`.
+    pub fn open(name: &str, backend: Arc<dyn Backend>) -> Result<Store> {
+        let data = backend.read_all(&ObjectName::Store, BYTES_MAX)?;
+        let mut fields = codec::open(KIND, &ObjectName::Store, &data)?;
+        let id = fields.id()?;
+        let block_bytes_default = fields.u64()?;
+        if !is_block_size(block_bytes_default) {
+            return Err(fields.damaged(format!("its default block size is {block_bytes_default} bytes")));
+        }
+        fields.finish()?;
+        Ok(Store { name: name.to_owned(), id, block_bytes_default, backend })
+    }
+
+    /// Where heads, snapshots, leases, pages and names are.
+    pub fn control(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    /// Where log segments are.
+    pub fn log(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    /// Where blocks are.
+    pub fn blocks(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+}

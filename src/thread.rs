@@ -1,0 +1,16 @@
+//! The only door to threads: named, with all signals blocked, because they
+//! run inside somebody else's process.
+
+use std::thread::{Builder, JoinHandle};
+
+use crate::error::{Error, Result};
+use crate::sys;
+
+/// Starts a thread. `name` shows in `top -H`; the kernel cuts it to 15 bytes.
+pub fn spawn<F>(name: &str, body: F) -> Result<JoinHandle<()>>
+where
+    F: FnOnce() + Send + 'static,
+{
+    sys::signal::with_all_blocked(|| Builder::new().name(name.to_owned()).spawn(body))
+        .map_err(|source| Error::from_io("start a thread", source))
+}
