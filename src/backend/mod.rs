@@ -30,6 +30,7 @@ use crate::sys::iobuf::IoBuf;
 
 pub mod dir;
 pub mod memory;
+pub mod order;
 #[cfg(feature = "testkit")]
 pub mod conformance;
 #[cfg(feature = "testkit")]
