@@ -1,0 +1,440 @@
+//! Leases: the right of one writer to a volume.
+//!
+//! Taking, renewing, giving back and breaking a lease are all `create` of its
+//! next number; of two that try one wins. A lease is taken from a holder only
+//! when its death is certain:
+//!
+//! * Where the store fences, the holder keeps a lock for as long as it lives.
+//!   A free lock is proof, so nothing needs to be renewed.
+//! * Elsewhere the holder's identity is judged (see `identity`), and "not
+//!   known" means that the volume stays in use until the operator breaks the
+//!   lease. The holder renews, finds out that way that it was broken, and
+//!   stops by itself when it could not renew within the deadline.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::identity::{utc_text, wall_s, Identity, Life};
+use super::lease_format::{decode, Record, State};
+pub use super::lease_format::Holder;
+use super::numbered::{Family, Outcome};
+use super::lease_renew::Renewal;
+use crate::backend::{Lock, LockMode};
+use crate::clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::{prefix, Id, ObjectName};
+use crate::store::Store;
+
+/// How often a lock is tried: whoever looks at a lease holds it for a moment.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// How a lease is taken.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub identity: Identity,
+    /// Path of this holder's control socket.
+    pub socket: Option<String>,
+    /// Between two renewals, where any are needed.
+    pub renew_every: Duration,
+    /// A lease not confirmed for this long must not be relied on.
+    pub deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            identity: Identity::of_this_process(),
+            socket: None,
+            renew_every: Duration::from_secs(5),
+            deadline: Duration::from_secs(20),
+        }
+    }
+}
+
+/// What taking a lease found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The one before gave it back with nothing left to recover, or there was
+    /// none before.
+    pub clean: bool,
+    pub previous: Option<Holder>,
+}
+
+/// What a lease is, for people and for `lease show`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseState {
+    Free { clean: bool },
+    /// `life` is what this process can tell: a dead holder's lease is free to
+    /// be taken.
+    Held { holder: Holder, number: u64, life: Life },
+    Broken { by: String, holder: Holder },
+}
+
+/// A held lease. Dropping it gives it back uncleanly; `release` can do better.
+pub struct Lease {
+    store: Store,
+    volume: Id,
+    volume_name: String,
+    holder: Holder,
+    renewal: Arc<Renewal>,
+    /// Where the store fences.
+    lock: Option<Lock>,
+    given_back: bool,
+}
+
+/// Reading under a guarantee that no writer starts, where the store can give it.
+pub struct SharedLease {
+    _lock: Option<Lock>,
+}
+
+impl std::fmt::Debug for SharedLease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SharedLease")
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Lease({} of {})", self.renewal.number(), self.volume)
+    }
+}
+
+/// Takes the lease of a volume. `volume_name` is for messages.
+/// Error: `Busy`, naming the holder.
+pub fn take(store: &Store, volume: Id, volume_name: &str, options: &Options) -> Result<(Lease, Taken)> {
+    let fences = store.control().capabilities().fences;
+    let lock = match fences {
+        true => Some(lock(store, volume, volume_name, LockMode::Exclusive)?),
+        false => None,
+    };
+    let found = latest(store, volume)?;
+    if let (None, Some(Record { state: State::Held, holder, .. })) = (&lock, &found) {
+        let life = options.identity.judge(&holder.process);
+        if life != Life::Dead {
+            return Err(busy(volume_name, holder, life));
+        }
+    }
+    let holder = Holder {
+        id: clock::random_id()?,
+        process: options.identity.clone(),
+        since_s: wall_s(),
+        socket: options.socket.clone(),
+    };
+    let number = found.as_ref().map_or(0, |record| record.number) + 1;
+    let taken = describe(found);
+    let asked_at = clock::now();
+    if !create(store, volume, number, State::Held, &holder)? {
+        return Err(lost(store, volume, volume_name));
+    }
+    remove_below(store, volume, number);
+    let renewal = Renewal::new(store.clone(), volume, holder.clone(), number, asked_at, options.deadline);
+    let lease = Lease {
+        store: store.clone(),
+        volume,
+        volume_name: volume_name.to_owned(),
+        holder,
+        renewal: Arc::new(renewal),
+        lock,
+        given_back: false,
+    };
+    if !fences {
+        Renewal::start(&lease.renewal, options.renew_every)?;
+    }
+    Ok((lease, taken))
+}
+
+fn describe(found: Option<Record>) -> Taken {
+    match found {
+        None => Taken { clean: true, previous: None },
+        Some(record) => Taken {
+            clean: record.state == State::Released { clean: true },
+            previous: Some(record.holder),
+        },
+    }
+}
+
+fn lost(store: &Store, volume: Id, volume_name: &str) -> Error {
+    match latest(store, volume) {
+        Ok(Some(record)) => busy(volume_name, &record.holder, Life::Unknown),
+        _ => Error::sentence(
+            ErrorKind::Busy,
+            format!("somebody else has just opened volume '{volume_name}'"),
+        ),
+    }
+}
+
+impl Lease {
+    /// Cheap: to be asked at the end of each flush. Errors: `Fenced` when the
+    /// lease was taken away, `Unavailable` when it was not confirmed within
+    /// its deadline; no write may be acknowledged then.
+    pub fn confirm(&self) -> Result<()> {
+        if self.lock.is_some() {
+            return Ok(());
+        }
+        self.renewal.confirm(&self.volume_name)
+    }
+
+    pub fn holder(&self) -> &Holder {
+        &self.holder
+    }
+
+    pub fn volume(&self) -> Id {
+        self.volume
+    }
+
+    /// Gives the lease back. `clean`: every operation has a known outcome,
+    /// all is flushed, and nothing of this holder can write any more. If this
+    /// fails the next holder takes the volume for crashed, which is safe.
+    pub fn release(mut self, clean: bool) -> Result<()> {
+        self.give_back(clean)
+    }
+
+    fn give_back(&mut self, clean: bool) -> Result<()> {
+        self.given_back = true;
+        self.renewal.stop();
+        if self.lock.is_none() {
+            // Late is as good as never: whoever took over must not be undone.
+            self.renewal.confirm(&self.volume_name)?;
+        }
+        let number = self.renewal.number() + 1;
+        let released = create(&self.store, self.volume, number, State::Released { clean }, &self.holder);
+        let result = match released {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::sentence(
+                ErrorKind::Fenced,
+                format!("the lease of volume '{}' was taken over before it was given back", self.volume_name),
+            )),
+            Err(error) => Err(error),
+        };
+        if result.is_ok() {
+            remove_below(&self.store, self.volume, number);
+        }
+        self.lock = None;
+        result
+    }
+
+    /// Ends like a process that is killed: nothing is written.
+    #[cfg(any(test, feature = "testkit"))]
+    pub fn abandon(self) {
+        self.discard();
+    }
+
+    fn discard(mut self) {
+        self.given_back = true;
+        self.renewal.stop();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.given_back {
+            if let Err(error) = self.give_back(false) {
+                log::warn!("the lease of volume '{}' was not given back: {}", self.volume_name, error.full());
+            }
+        }
+    }
+}
+
+/// For read-only users: while this is held no writer starts, where the store
+/// fences; elsewhere it only finds out that no writer is there now.
+/// Error: `Busy`.
+pub fn take_shared(store: &Store, volume: Id, volume_name: &str) -> Result<SharedLease> {
+    if store.control().capabilities().fences {
+        let lock = lock(store, volume, volume_name, LockMode::Shared)?;
+        return Ok(SharedLease { _lock: Some(lock) });
+    }
+    if let Some(Record { state: State::Held, holder, .. }) = latest(store, volume)? {
+        let life = Identity::of_this_process().judge(&holder.process);
+        if life != Life::Dead {
+            return Err(busy(volume_name, &holder, life));
+        }
+    }
+    Ok(SharedLease { _lock: None })
+}
+
+/// What the lease of a volume is now.
+pub fn show(store: &Store, volume: Id) -> Result<LeaseState> {
+    let Some(record) = latest(store, volume)? else {
+        return Ok(LeaseState::Free { clean: true });
+    };
+    Ok(match record.state {
+        State::Released { clean } => LeaseState::Free { clean },
+        State::Broken { by } => LeaseState::Broken { by, holder: record.holder },
+        State::Held => {
+            let life = life_of(store, volume, &record.holder)?;
+            LeaseState::Held { holder: record.holder, number: record.number, life }
+        }
+    })
+}
+
+fn life_of(store: &Store, volume: Id, holder: &Holder) -> Result<Life> {
+    if !store.control().capabilities().fences {
+        return Ok(Identity::of_this_process().judge(&holder.process));
+    }
+    match store.control().lock(&lock_name(volume), LockMode::Shared) {
+        Ok(_lock) => Ok(Life::Dead),
+        Err(error) if error.is(ErrorKind::Busy) => Ok(Life::Alive),
+        // Somebody who may look but not lock, as a user without write access.
+        Err(error) if error.is(ErrorKind::Denied) => {
+            Ok(Identity::of_this_process().judge(&holder.process))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The operator's word that the holder is dead. `by` says who gave it.
+/// Errors: `Busy` when the holder certainly lives, `Invalid` when nobody
+/// holds the lease.
+pub fn break_lease(store: &Store, volume: Id, volume_name: &str, by: &str) -> Result<()> {
+    for _ in 0..LOCK_TRIES {
+        let record = match latest(store, volume)? {
+            Some(record) if record.state == State::Held => record,
+            _ => {
+                return Err(Error::sentence(
+                    ErrorKind::Invalid,
+                    format!("nobody holds the lease of volume '{volume_name}': there is nothing to break"),
+                ))
+            }
+        };
+        if life_of(store, volume, &record.holder)? == Life::Alive {
+            return Err(Error::sentence(
+                ErrorKind::Busy,
+                format!("{}: it is alive, so end it first", in_use(volume_name, &record.holder)),
+            ));
+        }
+        let state = State::Broken { by: by.to_owned() };
+        // A holder that lives after all may renew at the same moment.
+        if create(store, volume, record.number + 1, state, &record.holder)? {
+            remove_below(store, volume, record.number + 1);
+            return Ok(());
+        }
+    }
+    Err(Error::sentence(
+        ErrorKind::Busy,
+        format!("the lease of volume '{volume_name}' changes all the time: its holder is alive"),
+    ))
+}
+
+/// Keeps writers away from a volume that is being removed.
+pub(super) struct Hold {
+    store: Store,
+    volume: Id,
+    lease: Option<Lease>,
+    _lock: Option<Lock>,
+}
+
+/// Writes nothing where it can be helped: removing must work on a full store.
+/// Error: `Busy`, naming the holder.
+pub(super) fn hold_for_removal(store: &Store, volume: Id, volume_name: &str) -> Result<Hold> {
+    let mut hold = Hold { store: store.clone(), volume, lease: None, _lock: None };
+    if store.control().capabilities().fences {
+        hold._lock = Some(lock(store, volume, volume_name, LockMode::Exclusive)?);
+        return Ok(hold);
+    }
+    match take(store, volume, volume_name, &Options::default()) {
+        Ok((lease, _)) => hold.lease = Some(lease),
+        // The lease is free, or `take` had said so: the room is short only
+        // for taking it.
+        Err(error) if error.is(ErrorKind::NoSpace) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(hold)
+}
+
+impl Hold {
+    /// Forgets all leases of the volume, which is gone.
+    pub fn end(self) -> Result<()> {
+        if let Some(lease) = self.lease {
+            lease.discard();
+        }
+        let name = name_of(self.volume);
+        family(&self.store, self.volume, &name).remove_all()
+    }
+}
+
+fn lock(store: &Store, volume: Id, volume_name: &str, mode: LockMode) -> Result<Lock> {
+    let mut tries = 0;
+    loop {
+        match store.control().lock(&lock_name(volume), mode) {
+            Err(error) if error.is(ErrorKind::Busy) => {
+                tries += 1;
+                if tries >= LOCK_TRIES {
+                    return Err(explain(store, volume, volume_name, mode));
+                }
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Why the lock is taken, as far as the lease tells.
+fn explain(store: &Store, volume: Id, volume_name: &str, mode: LockMode) -> Error {
+    match latest(store, volume) {
+        Ok(Some(Record { state: State::Held, holder, .. })) => busy(volume_name, &holder, Life::Alive),
+        _ if mode == LockMode::Exclusive => Error::sentence(
+            ErrorKind::Busy,
+            format!("volume '{volume_name}' is in use by readers: no writer can start now"),
+        ),
+        _ => Error::sentence(ErrorKind::Busy, format!("volume '{volume_name}' is in use by a writer")),
+    }
+}
+
+fn in_use(volume_name: &str, holder: &Holder) -> String {
+    format!(
+        "volume '{volume_name}' is in use by process {} ({}) on host {} since {}",
+        holder.process.pid,
+        holder.process.program,
+        holder.process.host,
+        utc_text(holder.since_s)
+    )
+}
+
+/// The message of a volume that is in use.
+pub fn busy(volume_name: &str, holder: &Holder, life: Life) -> Error {
+    let in_use = in_use(volume_name, holder);
+    let mut text = format!("{in_use}; look further with: archipelago lease show {volume_name}");
+    if life == Life::Unknown {
+        text.push_str(&format!(
+            "; whether it lives cannot be told from here: if it certainly does not, \
+             archipelago lease break {volume_name}"
+        ));
+    }
+    Error::sentence(ErrorKind::Busy, text)
+}
+
+fn lock_name(volume: Id) -> ObjectName {
+    ObjectName::Lease { volume, number: 0 }
+}
+
+/// True if the number was ours to take.
+pub(super) fn create(store: &Store, volume: Id, number: u64, state: State, holder: &Holder) -> Result<bool> {
+    let record = Record { volume, number, state, holder: holder.clone() };
+    let name = name_of(volume);
+    let outcome = family(store, volume, &name).create(number, &record.encode())?;
+    Ok(outcome == Outcome::Won)
+}
+
+pub(super) fn remove_below(store: &Store, volume: Id, number: u64) {
+    let name = name_of(volume);
+    if let Err(error) = family(store, volume, &name).remove_below(number) {
+        log::debug!("an old lease stays for now: {}", error.full());
+    }
+}
+
+fn latest(store: &Store, volume: Id) -> Result<Option<Record>> {
+    let name = name_of(volume);
+    match family(store, volume, &name).latest()? {
+        Some(found) => decode(&found.name, &found.data).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn name_of(volume: Id) -> impl Fn(u64) -> ObjectName {
+    move |number| ObjectName::Lease { volume, number }
+}
+
+fn family<'a>(store: &'a Store, volume: Id, name: &'a dyn Fn(u64) -> ObjectName) -> Family<'a> {
+    Family { backend: store.control().as_ref(), prefix: prefix::leases_of(volume), name }
+}

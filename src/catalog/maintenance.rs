@@ -1,0 +1,151 @@
+//! The store's one maintainer (gc, dedup), and gc's generation: the number of
+//! the last maintenance that began.
+//!
+//! Object `maintenance/<number>`, magic `ARCHmain`, version 1, payload:
+//!
+//! ```text
+//! offset  bytes  field
+//!      0      8  number, as in the name
+//!      8      -  who maintains: an identity, as in a lease
+//!      -      8  since, seconds since 1970
+//!      -     16  random: tells this claim from any other
+//! ```
+
+use super::identity::{utc_text, wall_s, Identity, Life};
+use super::lease_format::{read_identity, write_identity};
+use super::numbered::{Family, Found, Outcome};
+use crate::backend::{Lock, LockMode};
+use crate::clock;
+use crate::codec::{self, Kind, Writer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::{prefix, ObjectName};
+use crate::store::Store;
+
+const KIND: Kind = Kind { magic: *b"ARCHmain", version: 1 };
+
+/// The right to maintain a store, until dropped.
+pub struct Maintenance {
+    /// The generation that began with this.
+    pub generation: u64,
+    _lock: Option<Lock>,
+}
+
+impl std::fmt::Debug for Maintenance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Maintenance({})", self.generation)
+    }
+}
+
+impl Maintenance {
+    /// To be asked before each batch of deletions. Error: `Fenced` when
+    /// another maintenance has begun.
+    pub fn confirm(&self, store: &Store) -> Result<()> {
+        if generation(store)? == self.generation {
+            return Ok(());
+        }
+        Err(Error::sentence(
+            ErrorKind::Fenced,
+            format!("another maintenance of store '{}' has begun: this one stops", store.name),
+        ))
+    }
+}
+
+/// The last generation that began; 0 if none ever did.
+pub fn generation(store: &Store) -> Result<u64> {
+    Ok(family(store).highest()?.unwrap_or(0))
+}
+
+/// Begins the next generation. Error: `Busy` while somebody else maintains
+/// the store.
+pub fn claim_next(store: &Store, holder: &Identity) -> Result<Maintenance> {
+    let lock = if store.control().capabilities().fences {
+        let lock = store.control().lock(&ObjectName::Maintenance(0), LockMode::Exclusive);
+        Some(lock.map_err(|error| explain(store, error))?)
+    } else {
+        None
+    };
+    let found = family(store).latest()?;
+    if let (None, Some(found)) = (&lock, &found) {
+        // Without fencing only a maintainer known to live is in the way. One
+        // that went away is told by the number; it asks before it deletes.
+        let (who, since_s) = decode(&found.name, &found.data)?;
+        if holder.judge(&who) == Life::Alive && who != *holder {
+            return Err(busy(store, &who, since_s));
+        }
+    }
+    let generation = found.map_or(0, |Found { number, .. }| number) + 1;
+    let data = encode(generation, holder)?;
+    match family(store).create(generation, &data)? {
+        Outcome::Won => {}
+        Outcome::Lost => {
+            return Err(Error::sentence(
+                ErrorKind::Busy,
+                format!("another maintenance of store '{}' has just begun: try again later", store.name),
+            ))
+        }
+    }
+    if let Err(error) = family(store).remove_below(generation) {
+        log::debug!("an old generation stays for now: {}", error.full());
+    }
+    Ok(Maintenance { generation, _lock: lock })
+}
+
+fn explain(store: &Store, error: Error) -> Error {
+    if !error.is(ErrorKind::Busy) {
+        return error;
+    }
+    match family(store).latest() {
+        Ok(Some(found)) => match decode(&found.name, &found.data) {
+            Ok((who, since_s)) => busy(store, &who, since_s),
+            Err(_) => error,
+        },
+        _ => error,
+    }
+}
+
+fn busy(store: &Store, who: &Identity, since_s: u64) -> Error {
+    Error::sentence(
+        ErrorKind::Busy,
+        format!(
+            "store '{}' is being maintained by process {} ({}) on host {} since {}: \
+             try again when it is done",
+            store.name,
+            who.pid,
+            who.program,
+            who.host,
+            utc_text(since_s)
+        ),
+    )
+}
+
+fn encode(number: u64, holder: &Identity) -> Result<Vec<u8>> {
+    let mut out = Writer::with_capacity(256);
+    out.u64(number);
+    write_identity(&mut out, holder);
+    out.u64(wall_s());
+    out.id(clock::random_id()?);
+    Ok(codec::seal(KIND, &out.0))
+}
+
+/// Who maintains, and since when. Errors: `Corrupt`; `Invalid` if it is newer
+/// than this program.
+pub fn decode(name: &ObjectName, data: &[u8]) -> Result<(Identity, u64)> {
+    let mut fields = codec::open(KIND, name, data)?;
+    let number = fields.u64()?;
+    if *name != ObjectName::Maintenance(number) {
+        return Err(fields.damaged(format!("it says that it is number {number}")));
+    }
+    let who = read_identity(&mut fields)?;
+    let since_s = fields.u64()?;
+    let _random = fields.id()?;
+    fields.finish()?;
+    Ok((who, since_s))
+}
+
+fn family(store: &Store) -> Family<'_> {
+    Family {
+        backend: store.control().as_ref(),
+        prefix: prefix::MAINTENANCE.to_owned(),
+        name: &ObjectName::Maintenance,
+    }
+}
