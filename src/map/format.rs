@@ -194,7 +194,9 @@ fn take_item(fields: &mut Reader<'_>, leaf: &mut Leaf, first: u64, granules: u32
             }
             fits
         }
-        _ => return Err(fields.damaged(format!("an entry in it is of kind {tag}, which does not exist"))),
+        _ => {
+            return Err(fields.damaged(format!("an entry in it is of kind {tag}, which does not exist")))
+        }
     };
     if !fits {
         return Err(fields.damaged("a run in it is empty, or it has too many entries"));
@@ -219,7 +221,9 @@ fn take_layers(fields: &mut Reader<'_>, leaf: &Leaf, index: u64, granules: u32) 
         TAG_ZERO => Base::Zero,
         TAG_OWN => Base::Block { epoch: take_epoch(fields, leaf)?, index },
         TAG_BLOCK => Base::Block { epoch: take_epoch(fields, leaf)?, index: fields.u64()? },
-        tag => return Err(fields.damaged(format!("a base in it is of kind {tag}, which does not exist"))),
+        tag => {
+            return Err(fields.damaged(format!("a base in it is of kind {tag}, which does not exist")))
+        }
     };
     Ok(Entry::Layers { layers: Arc::from(layers), base })
 }
@@ -228,7 +232,9 @@ fn take_position(fields: &mut Reader<'_>, leaf: &Leaf) -> Result<u16> {
     let position = fields.u16()?;
     match usize::from(position) < leaf.epochs().len() {
         true => Ok(position),
-        false => Err(fields.damaged(format!("an entry in it is of epoch {position}, which it does not list"))),
+        false => {
+            Err(fields.damaged(format!("an entry in it is of epoch {position}, which it does not list")))
+        }
     }
 }
 

@@ -70,6 +70,8 @@ use crate::name::Id;
 mod cache;
 mod entry;
 mod format;
+#[cfg(test)]
+mod format_tests;
 mod page;
 mod presence;
 #[cfg(test)]

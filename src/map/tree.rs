@@ -57,6 +57,11 @@ impl Place {
         Place { page, level, first, parent: self.page.id }
     }
 
+    /// The index after the last entry beneath.
+    pub fn end(&self) -> u64 {
+        self.first.saturating_add(span(self.level))
+    }
+
     fn said_by(&self) -> String {
         match self.parent.is_none() {
             true => "the root of the map".to_owned(),
@@ -201,7 +206,7 @@ impl Map {
     }
 
     fn scan_page(&self, place: &Place, range: &Range<u64>, runs: &mut Runs<'_>) -> Result<()> {
-        let end = place.first.saturating_add(span(place.level)).min(range.end);
+        let end = place.end().min(range.end);
         if place.page.is_none() || place.first.max(range.start) >= end {
             return Ok(());
         }

@@ -1,14 +1,15 @@
 //! Writing a changed map: new pages from the leaves up, each durable before
 //! the parent that names it, one leaf in memory at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{btree_map, BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::entry::Entry;
 use super::format::encode;
 use super::page::{Body, Leaf, Page, PageRef, Parent};
 use super::tree::{Map, Place};
-use super::{level_for, slot_of, span, Root, PAGE_ENTRIES};
+use super::{level_for, slot_of, Root, PAGE_ENTRIES};
 use crate::clock;
 use crate::error::Result;
 use crate::name::{Id, ObjectName};
@@ -30,12 +31,19 @@ type Children = BTreeMap<u16, PageRef>;
 struct Writing<'a> {
     map: &'a Map,
     changes: &'a BTreeMap<u64, Entry>,
-    /// Old entries at and beyond it are gone.
-    cut: u64,
+    /// Where old entries are gone: ascending and apart from each other.
+    zeroed: Vec<Range<u64>>,
     /// Changes at and beyond it are dropped.
     end: u64,
     room_bytes: usize,
     out: Written,
+}
+
+/// How much of a page's range is zeroed.
+enum Zeroed {
+    Nothing,
+    Part,
+    All,
 }
 
 impl Map {
@@ -47,6 +55,18 @@ impl Map {
     /// If it fails, the pages written so far are garbage for gc. Errors:
     /// `Corrupt`, those of the backend, `Internal` for an impossible entry.
     pub fn write(&self, changes: &BTreeMap<u64, Entry>, block_count: u64) -> Result<Written> {
+        self.write_over(&[], changes, block_count)
+    }
+
+    /// Like `write`, but first makes all of `zeroed` `Zero`, in any order and
+    /// of any length, at the cost of the pages at their ends. For discards,
+    /// and for a volume that was smaller for a while.
+    pub fn write_over(
+        &self,
+        zeroed: &[Range<u64>],
+        changes: &BTreeMap<u64, Entry>,
+        block_count: u64,
+    ) -> Result<Written> {
         let (root, old_count, room_bytes) = {
             let state = self.state.lock();
             (state.root, state.block_count, state.cache.limit())
@@ -54,32 +74,66 @@ impl Map {
         for (index, entry) in changes.range(..block_count) {
             entry.check(*index, self.granules)?;
         }
-        let mut writing = Writing {
-            map: self,
-            changes,
+        let mut zeroed = zeroed.to_vec();
+        if old_count != block_count {
             // What a smaller volume had beyond its end must not come back.
-            cut: if old_count == block_count { u64::MAX } else { old_count.min(block_count) },
-            end: block_count,
-            room_bytes,
-            out: Written {
-                root,
-                block_count,
-                pages_written: 0,
-                from: root,
-                pages: Vec::new(),
-                replaced: Vec::new(),
-            },
+            zeroed.push(old_count.min(block_count)..u64::MAX);
+        }
+        let out = Written {
+            root,
+            block_count,
+            pages_written: 0,
+            from: root,
+            pages: Vec::new(),
+            replaced: Vec::new(),
         };
+        let zeroed = merged(zeroed);
+        let mut writing = Writing { map: self, changes, zeroed, end: block_count, room_bytes, out };
         let base = writing.lowered(Place::of_root(&root))?;
         writing.out.root = writing.top(base)?;
         Ok(writing.out)
     }
 }
 
+/// The same ranges, ascending and apart from each other.
+fn merged(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.retain(|range| range.start < range.end);
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut out: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match out.last_mut() {
+            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+            _ => out.push(range),
+        }
+    }
+    out
+}
+
 impl Writing<'_> {
-    /// After a cut, the place of the lowest page that covers what is left.
+    /// The zeroed ranges that meet `first..end`.
+    fn zeroed_in(&self, first: u64, end: u64) -> &[Range<u64>] {
+        let from = self.zeroed.partition_point(|range| range.end <= first);
+        let to = self.zeroed.partition_point(|range| range.start < end);
+        self.zeroed.get(from..to).unwrap_or_default()
+    }
+
+    fn zeroed_of(&self, place: &Place) -> Zeroed {
+        let end = place.end();
+        match self.zeroed_in(place.first, end) {
+            [] => Zeroed::Nothing,
+            [range, ..] if range.start <= place.first && range.end >= end => Zeroed::All,
+            _ => Zeroed::Part,
+        }
+    }
+
+    /// If the end of the map is zeroed, the place of the lowest page that
+    /// covers what is left; else the root's.
     fn lowered(&mut self, mut place: Place) -> Result<Place> {
-        while !place.page.is_none() && place.level > level_for(self.cut.saturating_sub(1)) {
+        let left = match self.zeroed.last() {
+            Some(range) if range.end >= place.end() => range.start,
+            _ => u64::MAX,
+        };
+        while !place.page.is_none() && place.level > level_for(left.saturating_sub(1)) {
             let page = self.map.page(&place)?;
             self.replace(&place);
             place = match &page.body {
@@ -122,20 +176,25 @@ impl Writing<'_> {
 
     /// What stands at `place` afterwards.
     fn page(&mut self, place: &Place) -> Result<PageRef> {
-        let end = place.first.saturating_add(span(place.level));
-        let changed = self.changes.range(place.first..end.min(self.end).max(place.first));
-        if changed.take(1).count() == 0 {
-            if place.page.is_none() || self.cut >= end {
-                return Ok(place.page);
-            }
-            if self.cut <= place.first {
-                return Ok(PageRef::NONE);
-            }
+        let mut place = *place;
+        let zeroed = self.zeroed_of(&place);
+        if matches!(zeroed, Zeroed::All) {
+            self.replace(&place);
+            place.page = PageRef::NONE;
+        }
+        if self.changes_in(&place).next().is_none()
+            && (place.page.is_none() || matches!(zeroed, Zeroed::Nothing))
+        {
+            return Ok(place.page);
         }
         match place.level {
-            0 => self.leaf(place),
-            _ => self.parent(place),
+            0 => self.leaf(&place),
+            _ => self.parent(&place),
         }
+    }
+
+    fn changes_in(&self, place: &Place) -> btree_map::Range<'_, u64, Entry> {
+        self.changes.range(place.first..place.end().min(self.end).max(place.first))
     }
 
     fn leaf(&mut self, place: &Place) -> Result<PageRef> {
@@ -145,16 +204,17 @@ impl Writing<'_> {
                 old = leaf.entries(place.first);
             }
         }
+        old.resize(PAGE_ENTRIES, Entry::Zero);
         let mut entries = old.clone();
-        entries.truncate(usize::try_from(self.cut.saturating_sub(place.first)).unwrap_or(usize::MAX));
-        entries.resize(PAGE_ENTRIES, Entry::Zero);
-        let end = (place.first + span(0)).min(self.end).max(place.first);
-        for (index, entry) in self.changes.range(place.first..end) {
-            if let Some(slot) = entries.get_mut(slot_of(*index, 0)) {
-                *slot = entry.clone();
+        let end = place.end();
+        for range in self.zeroed_in(place.first, end) {
+            for index in range.start.max(place.first)..range.end.min(end) {
+                set(&mut entries, index, Entry::Zero);
             }
         }
-        old.resize(PAGE_ENTRIES, Entry::Zero);
+        for (index, entry) in self.changes_in(place) {
+            set(&mut entries, *index, entry.clone());
+        }
         if entries == old {
             return Ok(place.page);
         }
@@ -175,8 +235,7 @@ impl Writing<'_> {
         let old = children.clone();
         let mut slots = self.changed_slots(place);
         slots.extend(old.keys().filter(|slot| {
-            let first = place.child(PageRef::NONE, **slot).first;
-            first.saturating_add(span(place.level - 1)) > self.cut
+            !matches!(self.zeroed_of(&place.child(PageRef::NONE, **slot)), Zeroed::Nothing)
         }));
         for slot in slots {
             let child = children.get(&slot).copied().unwrap_or(PageRef::NONE);
@@ -199,14 +258,14 @@ impl Writing<'_> {
 
     /// The children of the parent at `place` that changes fall into.
     fn changed_slots(&self, place: &Place) -> BTreeSet<u16> {
-        let end = place.first.saturating_add(span(place.level)).min(self.end);
+        let end = place.end().min(self.end);
         let mut slots = BTreeSet::new();
         let mut at = place.first;
         while at < end {
             let Some((index, _)) = self.changes.range(at..end).next() else { break };
             let slot = slot_of(*index, place.level) as u16;
             slots.insert(slot);
-            at = place.child(PageRef::NONE, slot).first + span(place.level - 1);
+            at = place.child(PageRef::NONE, slot).end();
         }
         slots
     }
@@ -235,10 +294,18 @@ impl Writing<'_> {
         self.out.pages_written += 1;
         self.replace(place);
         let bytes = page.memory_bytes();
-        if bytes <= self.room_bytes {
-            self.room_bytes -= bytes;
+        // Parents are few and on every way down.
+        if bytes <= self.room_bytes || place.level > 0 {
+            self.room_bytes = self.room_bytes.saturating_sub(bytes);
             self.out.pages.push((id, Arc::new(page)));
         }
         Ok(PageRef { id, hash: *blake3::hash(&data).as_bytes() })
+    }
+}
+
+/// Sets the entry of an index in the 1,024 of its leaf.
+fn set(entries: &mut [Entry], index: u64, entry: Entry) {
+    if let Some(slot) = entries.get_mut(slot_of(index, 0)) {
+        *slot = entry;
     }
 }
