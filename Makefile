@@ -1,0 +1,70 @@
+# What can be made here: `make help`. Everything works in a clean clone on Debian
+# 12 or newer; scripts/bootstrap installs what is missing.
+
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+DESTDIR ?=
+CARGO ?= $(shell command -v cargo 2>/dev/null || echo $(HOME)/.cargo/bin/cargo)
+TARGET := $(or $(CARGO_TARGET_DIR),target)/release
+VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
+STATES ?= 1000000
+INSTALL := install
+
+.DEFAULT_GOAL := build
+.PHONY: build demo check bench crash install uninstall clean help
+
+## build      the library, the command and what `install` installs
+build:
+	@scripts/bootstrap build rust
+	$(CARGO) build --release --locked
+
+## demo       boot a Debian guest from a volume: snapshot, clone, rollback
+demo:
+	@scripts/bootstrap build rust guest
+	@tests/guest/demo $(DEMO)
+
+## check      every test; the last line counts them (ONLY="group ..." for some)
+check:
+	@scripts/bootstrap build rust guest check
+	@scripts/check $(ONLY)
+
+## bench      compare with raw and qcow2 on the same disk
+bench:
+	@test -x benches/run || { echo "there is no benchmark in this tree yet" >&2; exit 1; }
+	@scripts/bootstrap build rust bench
+	@benches/run $(BENCH)
+
+## crash      explore crash states for longer (STATES=1000000)
+crash:
+	@test -e tests/crash.rs || { echo "there is no crash explorer in this tree yet" >&2; exit 1; }
+	@scripts/bootstrap build rust
+	ARCHIPELAGO_CRASH_STATES=$(STATES) $(CARGO) test --release --locked --test crash -- --nocapture
+
+## install    into PREFIX (/usr/local), below DESTDIR if that is set
+install:
+	@test -e $(TARGET)/libarchipelago.so -a -x $(TARGET)/archipelago || \
+	    { echo "nothing is built yet: run 'make build' first" >&2; exit 1; }
+	$(INSTALL) -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(LIBDIR)/pkgconfig
+	$(INSTALL) -m 755 $(TARGET)/archipelago $(DESTDIR)$(PREFIX)/bin/
+	$(INSTALL) -m 644 include/archipelago.h $(DESTDIR)$(PREFIX)/include/
+	$(INSTALL) -m 755 $(TARGET)/libarchipelago.so $(DESTDIR)$(LIBDIR)/libarchipelago.so.$(VERSION)
+	ln -sf libarchipelago.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libarchipelago.so.0
+	ln -sf libarchipelago.so.0 $(DESTDIR)$(LIBDIR)/libarchipelago.so
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' \
+	    archipelago.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/archipelago.pc
+
+## uninstall  what `install` installed with the same PREFIX
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/archipelago $(DESTDIR)$(PREFIX)/include/archipelago.h
+	rm -f $(DESTDIR)$(LIBDIR)/libarchipelago.so* $(DESTDIR)$(LIBDIR)/pkgconfig/archipelago.pc
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/archipelago*.1
+	rm -f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/archipelago
+	rm -f $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_archipelago
+	rm -f $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/archipelago.fish
+
+## clean      what was built here (the cache in ~/.cache/archipelago stays)
+clean:
+	$(CARGO) clean
+
+help:
+	@sed -n 's/^## //p' Makefile
