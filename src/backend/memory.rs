@@ -254,6 +254,12 @@ impl Backend for Memory {
         Ok(())
     }
 
+    fn copy(&self, from: &ObjectName, to: &ObjectName) -> Result<()> {
+        let object = self.find("copy", from)?;
+        let granules = Granules::clone(&object.granules.read());
+        self.insert(to, object.bytes, granules)
+    }
+
     fn sync(&self, names: &[ObjectName]) -> Result<()> {
         for name in names {
             self.find("sync", name)?;

@@ -29,10 +29,20 @@ use crate::name::ObjectName;
 use crate::sys::iobuf::IoBuf;
 
 pub mod dir;
+mod dir_create;
+mod dir_files;
+mod dir_gate;
+mod dir_io;
+mod dir_layout;
+mod dir_made;
+mod dir_sync;
+pub mod dir_sys;
 pub mod memory;
 pub mod order;
 #[cfg(feature = "testkit")]
 pub mod conformance;
+#[cfg(feature = "testkit")]
+mod conformance_data;
 #[cfg(feature = "testkit")]
 pub mod faulty;
 #[cfg(feature = "testkit")]
@@ -125,6 +135,18 @@ pub trait Backend: fmt::Debug + Send + Sync {
         count_max: usize,
     ) -> Result<Vec<ObjectName>>;
 
+    /// Makes `to` a durable object with the content that `from` has, as
+    /// `create` does; a backend with a shortcut takes it. What is written to
+    /// `from` meanwhile may be copied or not. Errors: `NotFound`, `Exists`,
+    /// as `create`.
+    fn copy(&self, from: &ObjectName, to: &ObjectName) -> Result<()> {
+        let bytes = self.stat(from)?.bytes;
+        let mut data = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
+        let read_bytes = self.read_at(from, 0, &mut data)?;
+        data.truncate(read_bytes);
+        self.create(to, &data)
+    }
+
     /// Takes the lock that goes with `name` (the object need not exist)
     /// without waiting. Errors: `Busy`; `Invalid` where `fences` is false.
     fn lock(&self, name: &ObjectName, mode: LockMode) -> Result<Lock>;
@@ -153,8 +175,7 @@ pub trait DataPath: fmt::Debug + Send + Sync {
     fn try_read(&self, name: &ObjectName, offset_bytes: u64, buf: &IoBuf) -> Option<Result<()>>;
 }
 
-/// Conveniences built on the trait; a backend's own shortcut, where one is
-/// worth it, is an inherent method that these find through `copy_hint`.
+/// Conveniences built on the trait.
 pub trait BackendExt: Backend {
     /// The whole of a (small) object. Errors: `NotFound`, `Corrupt` if it is
     /// larger than `bytes_max`.
@@ -164,8 +185,9 @@ pub trait BackendExt: Backend {
     fn list_all(&self, prefix: &str) -> Result<Vec<ObjectName>>;
 }
 
-/// Names asked for at a time by `list_all`.
-const LIST_COUNT: usize = 4096;
+/// Names asked for at a time by `list_all`, which keeps them all anyway; a
+/// backend may have to look at every name for each call.
+const LIST_COUNT: usize = 1 << 20;
 
 impl<B: Backend + ?Sized> BackendExt for B {
     fn read_all(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>> {

@@ -1,0 +1,255 @@
+//! How an object of `dir` gets its name: everything is written to a file in
+//! `tmp/` first and then linked. A link fails if the name is taken, and what
+//! it shows is whole.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use super::dir_io::is_unsupported;
+use super::dir_layout::{self, Place};
+use super::dir_made::MadeDirectories;
+use super::dir_sync::Syncer;
+use super::dir_sys::{Files, Handle, SyncSite};
+use crate::clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::ObjectName;
+
+/// Left-over files older than this are removed. A creator that was stopped
+/// for longer finds its file gone and reports a failure: nothing is applied.
+const STALE_S: i64 = 24 * 60 * 60;
+
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Times that a directory may be removed under us.
+const TRIES: usize = 100;
+
+#[derive(Debug)]
+pub struct Creator {
+    pub files: Arc<dyn Files>,
+    pub made: Arc<MadeDirectories>,
+    pub syncer: Arc<Syncer>,
+    pub mode: u32,
+    pub group: Option<u32>,
+    pub has_cleaned: AtomicBool,
+}
+
+/// A file without a name, removed when dropped.
+struct Temp<'a> {
+    files: &'a dyn Files,
+    path: String,
+    handle: Option<Handle>,
+    identity: (u64, u64),
+}
+
+impl Drop for Temp<'_> {
+    fn drop(&mut self) {
+        // After a rename there is nothing to remove; what stays otherwise is
+        // removed with the stale ones.
+        let _ = self.files.unlink(&self.path);
+    }
+}
+
+impl Creator {
+    fn temp(&self) -> Result<Temp<'_>> {
+        let path = format!("{}/{}", dir_layout::TEMP, clock::random_id()?);
+        let files = self.files.as_ref();
+        let made = || {
+            let handle = files.create(&path, self.mode, self.group)?;
+            Ok((files.fstat(&handle)?, handle))
+        };
+        let (stat, handle) = made().map_err(|source: io::Error| {
+            // Made but not ours to use, perhaps.
+            let _ = files.unlink(&path);
+            not_applied(source)
+        })?;
+        if !self.has_cleaned.swap(true, Ordering::Relaxed) {
+            self.clean(stat.modified_s);
+        }
+        Ok(Temp { files, path, handle: Some(handle), identity: stat.identity })
+    }
+
+    /// Removes what crashed creators have left. `now_s` is the file system's
+    /// own time, so that no two hosts' clocks are compared.
+    fn clean(&self, now_s: i64) {
+        let Ok(entries) = self.files.read_dir(dir_layout::TEMP) else { return };
+        for entry in entries {
+            let path = format!("{}/{}", dir_layout::TEMP, entry.name);
+            let ours = entry.name.parse::<crate::name::Id>().is_ok();
+            let stat = self.files.stat(&path);
+            if ours && !entry.is_dir && stat.is_ok_and(|stat| stat.modified_s < now_s - STALE_S) {
+                let _ = self.files.unlink(&path);
+            }
+        }
+    }
+
+    /// A durable object of what `fill` writes to the file it is given.
+    pub fn create(
+        &self,
+        name: &ObjectName,
+        fill: impl FnOnce(&dyn Files, &Handle) -> io::Result<()>,
+    ) -> Result<()> {
+        let temp = self.temp().map_err(|error| error.on(name))?;
+        let Some(handle) = &temp.handle else { return Err(Error::new(ErrorKind::Internal, "create")) };
+        fill(self.files.as_ref(), handle).map_err(|source| not_applied(source).on(name))?;
+        self.files
+            .fsync(handle, SyncSite::CreateData)
+            .map_err(|source| not_applied(source).on(name))?;
+        let place = dir_layout::place(name);
+        self.publish(&temp, name, &place)?;
+        drop(temp);
+        self.syncer.sync_directory(&place, SyncSite::CreateEntry).map_err(|source| {
+            Error::new(ErrorKind::Unknown, "create")
+                .on(name)
+                .because("it is there, but not certain to survive a crash")
+                .caused_by(source)
+        })
+    }
+
+    /// An object of zeroes that nobody has made durable. Returns its file.
+    pub fn create_sparse(&self, name: &ObjectName, bytes: u64) -> Result<Option<Handle>> {
+        let mut temp = self.temp().map_err(|error| error.on(name))?;
+        let Some(handle) = temp.handle.take() else { return Ok(None) };
+        // The size comes before the name, so that nobody sees it shorter.
+        self.files.truncate(&handle, bytes).map_err(|source| not_applied(source).on(name))?;
+        self.publish(&temp, name, &dir_layout::place(name))?;
+        Ok(Some(handle))
+    }
+
+    fn publish(&self, temp: &Temp<'_>, name: &ObjectName, place: &Place) -> Result<()> {
+        let path = place.path();
+        for _ in 0..TRIES {
+            if place.on_demand {
+                self.made.ensure(&place.directory).map_err(|source| not_applied(source).on(name))?;
+            }
+            let Err(source) = self.files.link(&temp.path, &path) else { return Ok(()) };
+            match source.raw_os_error() {
+                Some(libc::EEXIST) if self.is_at(temp, &path) => return Ok(()),
+                Some(libc::EEXIST) => return Err(Error::new(ErrorKind::Exists, "create").on(name)),
+                Some(libc::ENOENT) if place.on_demand && self.is_at(temp, &temp.path) => {
+                    // Somebody removed the directory while it was empty.
+                    self.made.forget(&place.directory);
+                }
+                Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS | libc::EMLINK) => {
+                    return self.rename(temp, name, &path);
+                }
+                _ => return self.settle(temp, name, &path, source),
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, "create")
+            .on(name)
+            .because("its directory was removed again and again"))
+    }
+
+    /// Where there are no links.
+    fn rename(&self, temp: &Temp<'_>, name: &ObjectName, path: &str) -> Result<()> {
+        let Err(source) = self.files.rename_new(&temp.path, path) else { return Ok(()) };
+        if source.raw_os_error() == Some(libc::EEXIST) && !self.is_at(temp, path) {
+            return Err(Error::new(ErrorKind::Exists, "create").on(name));
+        }
+        if is_unsupported(&source) {
+            return Err(Error::new(ErrorKind::Denied, "create")
+                .on(name)
+                .because("this file system has neither hard links nor a rename that keeps what is there; \
+                          use another one for the store")
+                .caused_by(source));
+        }
+        self.settle(temp, name, path, source)
+    }
+
+    /// What an error of a link means. A server may have done it and lost the
+    /// answer.
+    fn settle(&self, temp: &Temp<'_>, name: &ObjectName, path: &str, source: io::Error) -> Result<()> {
+        if self.is_at(temp, path) {
+            return Ok(());
+        }
+        const CERTAIN: [i32; 9] = [
+            libc::ENOENT,
+            libc::ENOSPC,
+            libc::EDQUOT,
+            libc::EACCES,
+            libc::EPERM,
+            libc::EROFS,
+            libc::EINVAL,
+            libc::ENOTDIR,
+            libc::ENAMETOOLONG,
+        ];
+        if source.raw_os_error().is_some_and(|errno| CERTAIN.contains(&errno)) {
+            return Err(not_applied(source).on(name));
+        }
+        Err(Error::new(ErrorKind::Unknown, "create").on(name).caused_by(source))
+    }
+
+    /// True if `path` leads to the temporary file.
+    fn is_at(&self, temp: &Temp<'_>, path: &str) -> bool {
+        self.files.stat(path).is_ok_and(|stat| stat.identity == temp.identity)
+    }
+}
+
+/// An error before the object got its name.
+fn not_applied(source: io::Error) -> Error {
+    let error = Error::from_io("create", source);
+    match error.kind() {
+        // The name is that of a temporary file or of a directory.
+        ErrorKind::Unknown | ErrorKind::Exists | ErrorKind::NotFound => {
+            error.with_kind(ErrorKind::Unavailable)
+        }
+        _ => error,
+    }
+}
+
+/// Writes all of `data` to a new file.
+pub fn fill(files: &dyn Files, handle: &Handle, offset_bytes: u64, data: &[u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < data.len() {
+        let end = data.len().min(done + PIECE_BYTES);
+        match files.pwrite(handle, offset_bytes + done as u64, &data[done..end])? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            bytes => done += bytes,
+        }
+    }
+    Ok(())
+}
+
+/// Makes `to` a copy of `from`, shared where the file system can and without
+/// filling holes.
+pub fn copy(files: &dyn Files, from: &Handle, to: &Handle, bytes: u64) -> io::Result<()> {
+    files.truncate(to, bytes)?;
+    let mut at = 0;
+    while at < bytes {
+        let (begin, end) = match files.next_data(from, at) {
+            Ok(None) => break,
+            Ok(Some(range)) => range,
+            // A file system that cannot tell.
+            Err(error) if is_unsupported(&error) => (at, bytes),
+            Err(error) => return Err(error),
+        };
+        copy_range(files, from, to, begin, end.min(bytes))?;
+        at = end;
+    }
+    Ok(())
+}
+
+fn copy_range(files: &dyn Files, from: &Handle, to: &Handle, begin: u64, end: u64) -> io::Result<()> {
+    let mut at = begin;
+    while at < end {
+        match files.copy_range(from, to, at, end - at) {
+            Ok(0) => break,
+            Ok(copied) => at += copied,
+            Err(error) if is_unsupported(&error) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    let mut piece = vec![0; PIECE_BYTES];
+    while at < end {
+        let wanted = (end - at).min(PIECE_BYTES as u64) as usize;
+        match files.pread(from, at, &mut piece[..wanted])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            got => {
+                fill(files, to, at, &piece[..got])?;
+                at += got as u64;
+            }
+        }
+    }
+    Ok(())
+}

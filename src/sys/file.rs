@@ -1,0 +1,42 @@
+//! The few file system calls that `rustix` does not wrap, or not for memory
+//! that may change under us.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::iobuf::IoBuf;
+
+/// Takes or changes an open-file-description lock on the whole file, without
+/// waiting. It belongs to the open file: it ends when the last descriptor of
+/// it is closed, whatever else the process opens and closes.
+pub fn try_lock(fd: BorrowedFd<'_>, exclusive: bool) -> io::Result<()> {
+    let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+    let lock = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // SAFETY: the descriptor is open for the call, `lock` is a whole flock
+    // that the kernel only reads.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
+    if result == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
+}
+
+/// Reads what is in the page cache; `WouldBlock` if any of it needs the disk
+/// and nothing could be read.
+pub fn read_cached(fd: BorrowedFd<'_>, offset_bytes: u64, buf: &IoBuf) -> io::Result<usize> {
+    let iovecs = buf.to_iovecs();
+    let count = libc::c_int::try_from(iovecs.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let offset = libc::off_t::try_from(offset_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the descriptor is open for the call; `iovecs` holds `count`
+    // ranges, valid for writes as `buf` is the target of a read.
+    let bytes = unsafe {
+        libc::preadv2(fd.as_raw_fd(), iovecs.as_ptr(), count, offset, libc::RWF_NOWAIT)
+    };
+    usize::try_from(bytes).map_err(|_| io::Error::last_os_error())
+}
