@@ -25,6 +25,7 @@
 pub mod clock;
 pub mod codec;
 pub mod error;
+pub mod fault;
 pub mod name;
 pub mod sys;
 pub mod thread;
@@ -34,5 +35,6 @@ pub mod catalog;
 pub mod log;
 pub mod map;
 pub mod store;
+pub mod volume;
 
 pub use error::{Error, ErrorKind, Result};

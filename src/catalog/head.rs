@@ -16,9 +16,10 @@
 //!    120      1  map root: level
 //!    121      8  first log segment that is needed
 //!    129      8  log position that replay begins at
-//!    137      8  created, seconds since 1970
-//!    145      1  1: was written to, 0: never was
-//!    146      -  name of the volume when this was written: u16 length, text
+//!    137      8  log position that was durable when this was written
+//!    145      8  created, seconds since 1970
+//!    153      1  1: was written to, 0: never was
+//!    154      -  name of the volume when this was written: u16 length, text
 //!      -      1  1: a parent follows
 //!      -     16  parent: volume id
 //!      -     16  parent: snapshot id
@@ -46,11 +47,13 @@ pub struct LogStart {
     pub segment: u64,
     /// The position to replay from.
     pub position: u64,
+    /// A log that ends before this has been damaged.
+    pub tail: u64,
 }
 
 impl LogStart {
     /// A log that was never written to.
-    pub const NEW: LogStart = LogStart { segment: 1, position: 0 };
+    pub const NEW: LogStart = LogStart { segment: 1, position: 0, tail: 0 };
 }
 
 /// The current root of a volume.
@@ -87,6 +90,7 @@ impl Head {
         self.root.put(&mut out);
         out.u64(self.log.segment);
         out.u64(self.log.position);
+        out.u64(self.log.tail);
         out.u64(self.created_s);
         out.u8(u8::from(self.written));
         out.text(&self.name_hint);
@@ -108,7 +112,7 @@ pub fn decode(name: &ObjectName, data: &[u8]) -> Result<Head> {
     let (size_bytes, block_bytes) = read_geometry(&mut fields)?;
     let epoch = fields.id()?;
     let root = Root::take(&mut fields)?;
-    let log = LogStart { segment: fields.u64()?, position: fields.u64()? };
+    let log = LogStart { segment: fields.u64()?, position: fields.u64()?, tail: fields.u64()? };
     let created_s = fields.u64()?;
     let written = read_bool(&mut fields)?;
     let name_hint = fields.text()?.to_owned();

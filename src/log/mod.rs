@@ -1,1 +1,419 @@
-//! See docs/design.md.
+//! The log of a volume: what has changed since its head.
+//!
+//! Appends are grouped: whoever finds nobody writing becomes the leader and
+//! writes what has queued up as one batch after another, so that many small
+//! writes in flight cost one write of the store. Completions run in the order
+//! of the log, on the leader's thread, with no lock held.
+//!
+//! An append is in the store, not yet durable, when it completes; `sync`
+//! makes it durable. After a write or a sync failed, nothing is known about
+//! the rest of the log and every later call fails.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::backend::Backend;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fault;
+use crate::name::Id;
+use crate::sys::iobuf::IoBuf;
+
+mod batch;
+pub mod format;
+pub mod replay;
+pub mod segment;
+
+pub use format::{CutSnapshot, Record};
+pub use segment::Segment;
+
+/// Largest data of one piece; larger writes are several pieces.
+pub const PIECE_BYTES_MAX: usize = 256 << 10;
+
+/// Sizes of a log, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct LogOptions {
+    pub segment_bytes: u64,
+    /// The first segment after an open is small: it is made while somebody
+    /// waits.
+    pub first_segment_bytes: u64,
+    pub batch_bytes_max: usize,
+}
+
+impl Default for LogOptions {
+    fn default() -> LogOptions {
+        LogOptions {
+            segment_bytes: 16 << 20,
+            first_segment_bytes: 1 << 20,
+            batch_bytes_max: 512 << 10,
+        }
+    }
+}
+
+/// Where a record went.
+#[derive(Clone, Debug)]
+pub struct Appended {
+    /// Of the record.
+    pub position: u64,
+    pub segment: Arc<Segment>,
+    /// Of the record's first data granule in the segment.
+    pub data_bytes: u64,
+    /// One for each granule of data.
+    pub sums: Vec<u64>,
+}
+
+pub type AppendDone = Box<dyn FnOnce(Result<Appended>) + Send>;
+
+/// A record to append, and for a piece the data of `record`'s range.
+pub struct Draft {
+    pub record: Record,
+    pub data: Option<IoBuf>,
+    pub done: AppendDone,
+}
+
+impl std::fmt::Debug for Draft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Draft({:?})", self.record)
+    }
+}
+
+/// The growing end of a volume's log.
+#[derive(Debug)]
+pub struct Log {
+    volume: Id,
+    backend: Arc<dyn Backend>,
+    options: LogOptions,
+    inner: Mutex<Inner>,
+    /// Held while the log is synced or a segment is begun.
+    rolling: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    queue: VecDeque<Draft>,
+    queued_bytes: u64,
+    leading: bool,
+    /// Segments that may still be needed, by the position of their start.
+    segments: BTreeMap<u64, Arc<Segment>>,
+    /// Of before a rollback, to be deleted.
+    abandoned: Vec<Arc<Segment>>,
+    current: Option<Current>,
+    spare: Option<Segment>,
+    /// Where the next batch begins.
+    tail: u64,
+    /// All records before this have had their completions run.
+    completed: u64,
+    durable: u64,
+    /// The last segment that is part of the log, and its filled length.
+    last: (u64, u32),
+    /// The highest number that this holder knows to exist.
+    last_known: u64,
+    failed: Option<Error>,
+}
+
+#[derive(Clone, Debug)]
+struct Current {
+    segment: Arc<Segment>,
+    start: u64,
+}
+
+impl Log {
+    /// Goes on where a replay ended. Nothing is written before the first
+    /// append; that begins a segment of its own.
+    pub fn after(
+        volume: Id,
+        backend: Arc<dyn Backend>,
+        options: LogOptions,
+        replayed: &replay::Replayed,
+    ) -> Log {
+        let inner = Inner {
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            leading: false,
+            segments: replayed.segments.clone(),
+            abandoned: Vec::new(),
+            current: None,
+            spare: None,
+            tail: replayed.tail,
+            completed: replayed.tail,
+            durable: replayed.tail,
+            last: replayed.last,
+            last_known: replayed.number_max,
+            failed: None,
+        };
+        Log { volume, backend, options, inner: Mutex::new(inner), rolling: Mutex::new(()) }
+    }
+
+    /// Queues records; each draft's `done` runs once. True: nobody is
+    /// writing, the caller must see to it that `drive` is called.
+    #[must_use]
+    pub fn append(&self, drafts: impl IntoIterator<Item = Draft>) -> bool {
+        let mut inner = self.inner.lock();
+        for draft in drafts {
+            inner.queued_bytes += draft.data.as_ref().map_or(0, |data| data.len() as u64) + 4096;
+            inner.queue.push_back(draft);
+        }
+        !std::mem::replace(&mut inner.leading, true)
+    }
+
+    /// Writes batches until the queue is empty. Only the one who was told so
+    /// by `append` calls this.
+    pub fn drive(&self) {
+        while let Some(drafts) = self.next_drafts() {
+            batch::write(self, drafts);
+            let mut inner = self.inner.lock();
+            inner.completed = inner.tail;
+        }
+    }
+
+    /// Appends one record and waits for it.
+    pub fn append_now(&self, record: Record) -> Result<Appended> {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let done = Box::new(move |result| drop(sender.send(result)));
+        if self.append([Draft { record, data: None, done }]) {
+            self.drive();
+        }
+        receiver.recv().map_err(|_| Error::new(ErrorKind::Internal, "append to the log"))?
+    }
+
+    fn next_drafts(&self) -> Option<Vec<Draft>> {
+        let mut inner = self.inner.lock();
+        let mut drafts = Vec::new();
+        let mut bytes = 0;
+        while let Some(draft) = inner.queue.front() {
+            let draft_bytes = batch::room_of(draft);
+            if !drafts.is_empty() && bytes + draft_bytes > self.options.batch_bytes_max {
+                break;
+            }
+            bytes += draft_bytes;
+            drafts.extend(inner.queue.pop_front());
+        }
+        if drafts.is_empty() {
+            inner.leading = false;
+            inner.queued_bytes = 0;
+            return None;
+        }
+        Some(drafts)
+    }
+
+    /// Everything whose append completed before this call is durable
+    /// afterwards. An error is final for this log.
+    pub fn sync(&self) -> Result<()> {
+        let (segment, tail) = {
+            let inner = self.inner.lock();
+            if let Some(error) = &inner.failed {
+                return Err(error.duplicate());
+            }
+            if inner.durable >= inner.tail {
+                return Ok(());
+            }
+            let Some(current) = &inner.current else { return Ok(()) };
+            (Arc::clone(&current.segment), inner.tail)
+        };
+        if !fault::on(fault::Planted::LogNotSynced) {
+            segment.sync().map_err(|error| self.fail(error))?;
+        }
+        let mut inner = self.inner.lock();
+        inner.durable = inner.durable.max(tail);
+        Ok(())
+    }
+
+    /// Remembers that the log cannot be trusted any more.
+    fn fail(&self, error: Error) -> Error {
+        let copy = error.duplicate();
+        self.inner.lock().failed.get_or_insert(error);
+        copy
+    }
+
+    /// Where the next record will go, at the earliest.
+    pub fn tail(&self) -> u64 {
+        self.inner.lock().tail
+    }
+
+    /// Every record before this has had its completion run.
+    pub fn completed(&self) -> u64 {
+        self.inner.lock().completed
+    }
+
+    pub fn durable(&self) -> u64 {
+        self.inner.lock().durable
+    }
+
+    /// True if something was appended and not synced.
+    pub fn is_dirty(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.durable < inner.tail
+    }
+
+    /// Bytes of log from `position` to the end, what is queued included.
+    pub fn bytes_since(&self, position: u64) -> u64 {
+        let inner = self.inner.lock();
+        (inner.tail + inner.queued_bytes).saturating_sub(position)
+    }
+
+    /// The number of the first segment that a replay from `position` needs:
+    /// an existing one, or the next to be made if that is the end.
+    pub fn segment_number_at(&self, position: u64) -> u64 {
+        let inner = self.inner.lock();
+        let holding = inner.segments.range(..=position).next_back();
+        match holding {
+            Some((_, segment)) if position < inner.tail => segment.number,
+            Some((_, segment)) if inner.current.as_ref().is_some_and(|c| c.segment.number == segment.number) => {
+                segment.number
+            }
+            _ => inner.spare.as_ref().map_or(inner.last_known + 1, |spare| spare.number),
+        }
+    }
+
+    /// Deletes segments that lie wholly before `position` and that nobody is
+    /// reading. The head that no longer needs them must be durable.
+    pub fn trim(&self, position: u64) -> Result<usize> {
+        let gone: Vec<Arc<Segment>> = {
+            let mut inner = self.inner.lock();
+            let starts: Vec<u64> = inner.segments.keys().copied().collect();
+            let mut gone = Vec::new();
+            for (at, start) in starts.iter().enumerate() {
+                let end = starts.get(at + 1).copied().unwrap_or(inner.tail);
+                let is_current = inner.current.as_ref().is_some_and(|current| current.start == *start);
+                let idle = inner.segments.get(start).is_some_and(|s| Arc::strong_count(s) == 1);
+                if end > position || is_current || !idle {
+                    break;
+                }
+                gone.extend(inner.segments.remove(start));
+            }
+            gone
+        };
+        for segment in &gone {
+            segment.delete()?;
+        }
+        Ok(gone.len())
+    }
+
+    /// The highest segment number that this holder knows to exist.
+    pub fn last_known(&self) -> u64 {
+        self.inner.lock().last_known
+    }
+
+    /// Everything so far belongs to content that is no more: the next append
+    /// begins a segment that does not build on it.
+    pub fn abandon(&self) {
+        let _rolling = self.rolling.lock();
+        let mut inner = self.inner.lock();
+        let segments = std::mem::take(&mut inner.segments);
+        inner.abandoned.extend(segments.into_values());
+        // Its number may be lower than the one that the head asks for.
+        let spare = inner.spare.take();
+        inner.abandoned.extend(spare.map(Arc::new));
+        inner.current = None;
+        inner.durable = inner.tail;
+        inner.last = (inner.last_known, 0);
+    }
+
+    /// Deletes abandoned segments. The head that abandons them must be
+    /// durable.
+    pub fn delete_abandoned(&self) -> Result<()> {
+        let abandoned = std::mem::take(&mut self.inner.lock().abandoned);
+        for segment in abandoned {
+            segment.delete()?;
+        }
+        Ok(())
+    }
+
+    /// Makes the next segment ahead of need, so that no append waits for it.
+    /// True if one was made.
+    pub fn prepare(&self) -> Result<bool> {
+        let _rolling = self.rolling.lock();
+        let (number, bytes) = {
+            let inner = self.inner.lock();
+            if inner.spare.is_some() || inner.failed.is_some() {
+                return Ok(false);
+            }
+            (inner.last_known + 1, self.next_segment_bytes(&inner))
+        };
+        let segment = Segment::create(&self.backend, self.volume, number, bytes, number - 1)?;
+        let mut inner = self.inner.lock();
+        inner.last_known = number;
+        inner.spare = Some(segment);
+        Ok(true)
+    }
+
+    /// True when the current segment is half full and no next one is there.
+    pub fn wants_segment(&self) -> bool {
+        let inner = self.inner.lock();
+        if inner.spare.is_some() || inner.failed.is_some() {
+            return false;
+        }
+        inner.current.as_ref().is_some_and(|current| inner.tail - current.start > current.segment.bytes / 2)
+    }
+
+    /// Deletes a prepared segment that was never used.
+    pub fn discard_spare(&self) -> Result<()> {
+        let spare = self.inner.lock().spare.take();
+        spare.map_or(Ok(()), |segment| segment.delete())
+    }
+
+    fn next_segment_bytes(&self, inner: &Inner) -> u64 {
+        if inner.current.is_none() {
+            self.options.first_segment_bytes
+        } else {
+            self.options.segment_bytes
+        }
+    }
+
+    /// Makes sure that a batch of `bytes` fits into the current segment and
+    /// returns the record that must come first in it, if it is a new one.
+    fn make_room(&self, bytes: u64) -> Result<Option<Record>> {
+        {
+            let inner = self.inner.lock();
+            if let Some(error) = &inner.failed {
+                return Err(error.duplicate());
+            }
+            if let Some(current) = &inner.current {
+                if inner.tail - current.start + bytes <= current.segment.bytes {
+                    return Ok(None);
+                }
+            }
+        }
+        // What the new segment says builds on the old one: it must be durable
+        // before the first batch of the new one can be.
+        self.sync()?;
+        let _rolling = self.rolling.lock();
+        let segment = match self.take_spare(bytes) {
+            Some(segment) => segment,
+            None => self.create_segment(bytes)?,
+        };
+        let mut inner = self.inner.lock();
+        let (previous, previous_bytes) = inner.last;
+        let start = inner.tail.next_multiple_of(format::ALIGN_BYTES);
+        let segment = Arc::new(segment);
+        inner.segments.insert(start, Arc::clone(&segment));
+        inner.tail = start + format::SEGMENT_HEADER_BYTES;
+        inner.durable = inner.durable.max(inner.tail);
+        inner.last = (segment.number, format::SEGMENT_HEADER_BYTES as u32);
+        inner.current = Some(Current { segment, start });
+        Ok(Some(Record::Open { start, previous, previous_bytes }))
+    }
+
+    fn take_spare(&self, bytes: u64) -> Option<Segment> {
+        let mut inner = self.inner.lock();
+        let fits = |s: &Segment| format::SEGMENT_HEADER_BYTES + format::ALIGN_BYTES + bytes <= s.bytes;
+        if inner.spare.as_ref().is_some_and(fits) {
+            inner.spare.take()
+        } else {
+            None
+        }
+    }
+
+    fn create_segment(&self, bytes: u64) -> Result<Segment> {
+        let (number, usual) = {
+            let inner = self.inner.lock();
+            (inner.last_known + 1, self.next_segment_bytes(&inner))
+        };
+        let needed = format::SEGMENT_HEADER_BYTES + format::ALIGN_BYTES + bytes;
+        let size = usual.max(needed.next_multiple_of(format::ALIGN_BYTES));
+        let segment = Segment::create(&self.backend, self.volume, number, size, number - 1)?;
+        self.inner.lock().last_known = number;
+        Ok(segment)
+    }
+}

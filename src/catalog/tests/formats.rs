@@ -110,7 +110,7 @@ fn heads_and_snapshots_read_back_as_written() {
         block_bytes: 16 << 10,
         epoch: Id(77),
         root: root(3),
-        log: LogStart { segment: 9, position: 1 << 40 },
+        log: LogStart { segment: 9, position: 1 << 40, tail: 3 << 40 },
         parent: Some(super::super::Parent { volume: Id(5), snapshot: snap("s.1"), snapshot_id: Id(6) }),
         created_s: 1_795_342_272,
         written: true,

@@ -1,0 +1,82 @@
+//! Planted faults: one deliberate bug for each ordering rule, off unless a
+//! test turns it on, so that the tests can show that they would notice.
+//! Without the feature `testkit` every question is answered "no" at compile
+//! time.
+
+/// The bugs that can be planted. The number is the rule of docs/design.md
+/// that it breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Planted {
+    None = 0,
+    /// 3: a flush forgets to sync the log.
+    LogNotSynced,
+    /// 1: a settle record claims pieces that came after it began.
+    SettleClaimsLaterPieces,
+    /// 1: a granule is written in place although a piece of it is left.
+    InPlaceUnderPiece,
+    /// 2: an own block is recorded before its content is durable.
+    RecordBeforeContent,
+    /// 3: a flush syncs the log before the blocks.
+    LogSyncedFirst,
+    /// 5: a head is committed although a dropped record is not in its pages.
+    HeadDropsRecords,
+    /// 6: segments are deleted before the head that drops them is durable.
+    TrimBeforeHead,
+    /// 7: a cut does not wait for the in-place writes before it.
+    CutBeforeContent,
+    /// 7: the old epoch is written in place after the cut.
+    OldEpochAfterCut,
+    /// 8: a rollback keeps the log of the old content.
+    RollbackKeepsLog,
+    /// 10: an unclean open serves what it has not synced.
+    ReplayNotSynced,
+    /// 11: an unclean open goes on in the old epoch.
+    UncleanKeepsEpoch,
+    /// 12: a shrunk volume keeps what lay beyond its end.
+    ShrinkKeepsTail,
+    /// 14: a damaged record below the durable position passes for the tail.
+    DamageIsTail,
+    /// 9: a snapshot is published from a map that lacks its pieces.
+    PublishWithoutPieces,
+    /// 16: removing one of two names removes the volume.
+    RemoveBothNames,
+    /// 6: gc forgets what a head's log still needs.
+    GcForgetsLog,
+    /// 13: the log takes records beyond its limit.
+    LogUnbounded,
+    /// 15: a piece of a part of a granule drops the rest of it.
+    SettleZeroesRest,
+}
+
+#[cfg(feature = "testkit")]
+mod switch {
+    use super::Planted;
+    use std::cell::Cell;
+
+    thread_local! {
+        static ON: Cell<Planted> = const { Cell::new(Planted::None) };
+    }
+
+    /// True if this bug is planted on this thread.
+    pub fn on(fault: Planted) -> bool {
+        ON.with(|on| on.get() == fault)
+    }
+
+    /// Plants a bug on this thread; `Planted::None` removes it.
+    pub fn plant(fault: Planted) {
+        ON.with(|on| on.set(fault));
+    }
+}
+
+#[cfg(not(feature = "testkit"))]
+mod switch {
+    use super::Planted;
+
+    #[inline(always)]
+    pub fn on(_fault: Planted) -> bool {
+        false
+    }
+}
+
+pub use switch::*;

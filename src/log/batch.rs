@@ -1,0 +1,184 @@
+//! Puts queued records into one batch, writes it, and tells everybody.
+
+use std::sync::Arc;
+
+use super::format::{granule_count, BatchHeader, Record, ALIGN_BYTES, BATCH_HEADER_BYTES};
+use super::{Appended, Draft, Log, Segment};
+use crate::codec::Writer;
+use crate::error::{Error, Result};
+
+const ALIGN: usize = ALIGN_BYTES as usize;
+
+/// About the room that a draft takes in a batch, in bytes.
+pub(super) fn room_of(draft: &Draft) -> usize {
+    let (data, sums) = match &draft.record {
+        Record::Piece { offset_bytes, bytes, .. } => {
+            let granules = granule_count(*offset_bytes, *bytes) as usize;
+            (granules * ALIGN, granules * 8)
+        }
+        Record::Own { presence: Some(presence), .. } => (0, presence.to_bytes().len()),
+        _ => (0, 0),
+    };
+    data + sums + 256
+}
+
+/// Where the parts of one batch are.
+struct Layout {
+    /// Of each draft's record in the header area.
+    record_bytes: Vec<usize>,
+    /// Of each draft's first data granule, counted from the batch.
+    data_granules: Vec<usize>,
+    sums: Vec<Vec<u64>>,
+    header_bytes: usize,
+    total_bytes: usize,
+}
+
+/// Memory whose used part begins at a multiple of 4096, for O_DIRECT.
+struct Aligned {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Aligned {
+    fn zeroed(bytes: usize) -> Aligned {
+        let memory = vec![0u8; bytes + ALIGN];
+        let start = memory.as_ptr().align_offset(ALIGN).min(ALIGN);
+        Aligned { memory, start }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..]
+    }
+}
+
+/// Writes one batch and runs the completions of its drafts, in order.
+pub(super) fn write(log: &Log, drafts: Vec<Draft>) {
+    let room = drafts.iter().map(room_of).sum::<usize>() + BATCH_HEADER_BYTES + 64;
+    let opening = match log.make_room(room.next_multiple_of(ALIGN) as u64) {
+        Ok(opening) => opening,
+        Err(error) => return fail_all(drafts, &error),
+    };
+    let (segment, start, position, durable) = {
+        let inner = log.inner.lock();
+        let Some(current) = &inner.current else { return };
+        (Arc::clone(&current.segment), current.start, inner.tail, inner.durable)
+    };
+    let mut layout = lay_out(&drafts, opening.as_ref());
+    let mut buffer = Aligned::zeroed(layout.total_bytes);
+    let data = buffer.bytes();
+    fill_data(&segment, &drafts, &mut layout, data);
+    fill_header(&segment, &drafts, opening.as_ref(), &layout, position, durable, data);
+    let written = segment.write(position - start, &data[..layout.total_bytes]);
+    if let Err(error) = written {
+        let error = log.fail(error);
+        return fail_all(drafts, &error);
+    }
+    {
+        let mut inner = log.inner.lock();
+        inner.tail = position + layout.total_bytes as u64;
+        inner.last = (segment.number, (inner.tail - start) as u32);
+    }
+    complete(drafts, layout, &segment, position, start);
+}
+
+fn fail_all(drafts: Vec<Draft>, error: &Error) {
+    for draft in drafts {
+        (draft.done)(Err(error.duplicate()));
+    }
+}
+
+/// An encoded record's size with every number in its place.
+fn encoded_bytes(record: &Record) -> usize {
+    let mut out = Writer::new();
+    record.encode(&mut out);
+    out.len()
+}
+
+fn lay_out(drafts: &[Draft], opening: Option<&Record>) -> Layout {
+    let mut at = BATCH_HEADER_BYTES + opening.map_or(0, encoded_bytes);
+    let mut record_bytes = Vec::with_capacity(drafts.len());
+    let mut granules = Vec::with_capacity(drafts.len());
+    for draft in drafts {
+        record_bytes.push(at);
+        let count = match &draft.record {
+            Record::Piece { offset_bytes, bytes, .. } => granule_count(*offset_bytes, *bytes) as usize,
+            _ => 0,
+        };
+        granules.push(count);
+        at += encoded_bytes(&draft.record) + count * 8;
+    }
+    let mut granule = at.div_ceil(ALIGN);
+    let mut data_granules = Vec::with_capacity(drafts.len());
+    for count in &granules {
+        data_granules.push(granule);
+        granule += count;
+    }
+    let sums = vec![Vec::new(); drafts.len()];
+    Layout { record_bytes, data_granules, sums, header_bytes: at, total_bytes: granule * ALIGN }
+}
+
+/// Copies the pieces' data to its place and sums its granules.
+fn fill_data(segment: &Segment, drafts: &[Draft], layout: &mut Layout, out: &mut [u8]) {
+    for (at, draft) in drafts.iter().enumerate() {
+        let Record::Piece { offset_bytes, bytes, .. } = &draft.record else { continue };
+        let first = layout.data_granules[at] * ALIGN;
+        let inside = *offset_bytes as usize % ALIGN;
+        if let Some(data) = &draft.data {
+            data.copy_to(0, &mut out[first + inside..first + inside + *bytes as usize]);
+        }
+        let count = granule_count(*offset_bytes, *bytes) as usize;
+        let granules = out[first..first + count * ALIGN].chunks_exact(ALIGN);
+        layout.sums[at] = granules.map(|granule| segment.seed.granule_sum(granule)).collect();
+    }
+}
+
+fn fill_header(
+    segment: &Segment,
+    drafts: &[Draft],
+    opening: Option<&Record>,
+    layout: &Layout,
+    position: u64,
+    durable: u64,
+    out: &mut [u8],
+) {
+    let mut records = Writer::with_capacity(layout.header_bytes);
+    if let Some(opening) = opening {
+        opening.encode(&mut records);
+    }
+    for (at, draft) in drafts.iter().enumerate() {
+        match &draft.record {
+            Record::Piece { block, offset_bytes, bytes, .. } => Record::Piece {
+                block: *block,
+                offset_bytes: *offset_bytes,
+                bytes: *bytes,
+                data_granule: layout.data_granules[at] as u32,
+                sums: layout.sums[at].clone(),
+            }
+            .encode(&mut records),
+            other => other.encode(&mut records),
+        }
+    }
+    let header = BatchHeader {
+        header_bytes: layout.header_bytes as u32,
+        total_bytes: layout.total_bytes as u32,
+        records: (drafts.len() + usize::from(opening.is_some())) as u32,
+        position,
+        durable,
+    };
+    let area = header.encode(&segment.seed, &records.0);
+    out[..area.len()].copy_from_slice(&area);
+}
+
+fn complete(drafts: Vec<Draft>, layout: Layout, segment: &Arc<Segment>, position: u64, start: u64) {
+    let batch_bytes = position - start;
+    let sums = layout.sums.into_iter();
+    for ((at, draft), sums) in drafts.into_iter().enumerate().zip(sums) {
+        let result: Result<Appended> = Ok(Appended {
+            position: position + layout.record_bytes[at] as u64,
+            segment: Arc::clone(segment),
+            data_bytes: batch_bytes + layout.data_granules[at] as u64 * ALIGN_BYTES,
+            sums,
+        });
+        (draft.done)(result);
+    }
+}

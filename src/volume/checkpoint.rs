@@ -1,0 +1,330 @@
+//! Checkpoint and publish: changed map pages, then a head that names them,
+//! then the log before them can go.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::delta::Delta;
+use super::state::{Cut, State};
+use super::Volume;
+use crate::catalog::head::{self, Head, LogStart};
+use crate::catalog::{maintenance, snapshot};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fault;
+use crate::map::{Entry, Map, Root, Written};
+use crate::name::Id;
+
+/// What a checkpoint writes, taken under one hold of the lock.
+struct Captured {
+    map: Arc<Map>,
+    deltas: BTreeMap<u64, Delta>,
+    cut_off: u64,
+    block_count: u64,
+    size_bytes: u64,
+    position: u64,
+    epoch: Id,
+}
+
+/// Pages that are written, and the map that they become part of.
+struct Next {
+    map: Arc<Map>,
+    written: Written,
+}
+
+impl State {
+    /// The oldest generation as the log has it; `position`: the log is
+    /// needed from there afterwards.
+    fn capture_oldest(&self, position: u64) -> Captured {
+        let generation = &self.generations[0];
+        let mut deltas = generation.deltas.clone();
+        let size_bytes = generation.cut.as_ref().map_or(self.size_bytes, |_| generation.size_bytes);
+        if generation.cut.is_none() {
+            for (block, unrecorded) in &self.unrecorded {
+                match &unrecorded.durable {
+                    Some(delta) => drop(deltas.insert(*block, delta.clone())),
+                    None => drop(deltas.remove(block)),
+                }
+            }
+        }
+        Captured {
+            map: Arc::clone(&self.map),
+            deltas,
+            cut_off: generation.cut_off,
+            block_count: size_bytes.div_ceil(self.block_bytes),
+            size_bytes,
+            position,
+            epoch: generation.epoch_at(position),
+        }
+    }
+
+    /// The next head for a captured state.
+    fn next_head(&self, captured: &Captured, root: Root, log: LogStart) -> Head {
+        Head {
+            number: self.head.number + 1,
+            size_bytes: captured.size_bytes,
+            epoch: captured.epoch,
+            root,
+            log,
+            written: self.written,
+            ..self.head.clone()
+        }
+    }
+
+    /// What was captured is in the map now: forgets what has not changed
+    /// since.
+    fn fold(&mut self, captured: &Captured, next: Next, head: Head) {
+        next.map.adopt(next.written);
+        self.map = next.map;
+        self.head = head;
+        for (block, delta) in &captured.deltas {
+            if self.durable_delta(*block).as_ref() != Some(delta) {
+                continue;
+            }
+            match self.unrecorded.get_mut(block) {
+                Some(unrecorded) => unrecorded.durable = None,
+                None => drop(self.live_mut().deltas.remove(block)),
+            }
+        }
+        let live = self.live_mut();
+        live.cut_off = u64::MAX;
+        let current = live.epochs.iter().rposition(|(from, _)| *from <= captured.position);
+        live.epochs.drain(..current.unwrap_or(0));
+    }
+}
+
+impl Volume {
+    /// Writes what has changed into map pages, commits a head and drops the
+    /// log before it. There must be no pending cut. For whoever holds
+    /// `maintaining`.
+    pub(super) fn checkpoint(self: &Arc<Self>) -> Result<()> {
+        self.flush()?;
+        let mut generation = maintenance::generation(&self.store)?;
+        loop {
+            let captured = {
+                let state = self.state.lock();
+                let applied = self.log.completed();
+                let needed = state.log_needed_from(applied);
+                let dropping = fault::on(fault::Planted::HeadDropsRecords);
+                state.capture_oldest(if dropping { applied } else { needed })
+            };
+            let next = self.write_map(&captured)?;
+            if fault::on(fault::Planted::TrimBeforeHead) {
+                self.log.trim(captured.position)?;
+            }
+            // A gc that began meanwhile may not have seen the new pages:
+            // write them again, under names that it cannot know.
+            let now = maintenance::generation(&self.store)?;
+            if now != generation {
+                generation = now;
+                continue;
+            }
+            let head = self.head_of(&captured, next.written.root);
+            self.commit(&head)?;
+            let now = maintenance::generation(&self.store)?;
+            self.state.lock().fold(&captured, next, head);
+            if now == generation {
+                return self.trim_to(captured.position);
+            }
+            generation = now;
+            self.rewrite_map()?;
+        }
+    }
+
+    fn head_of(&self, captured: &Captured, root: Root) -> Head {
+        let log = LogStart {
+            segment: self.log.segment_number_at(captured.position),
+            position: captured.position,
+            tail: self.log.durable().max(captured.position),
+        };
+        self.state.lock().next_head(captured, root, log)
+    }
+
+    /// Commits a head. To find its number taken means that this holder has
+    /// been fenced; after any other failure nobody knows which head counts.
+    fn commit(&self, head: &Head) -> Result<()> {
+        head::commit(&self.store, head).map_err(|error| match error.kind() {
+            ErrorKind::NoSpace | ErrorKind::Unavailable => error,
+            _ => self.poison(error),
+        })
+    }
+
+    /// Writes the pages for a captured state.
+    fn write_map(&self, captured: &Captured) -> Result<Next> {
+        let old = &captured.map;
+        let mut entries = BTreeMap::new();
+        for (block, delta) in &captured.deltas {
+            let below = if *block >= captured.cut_off { Entry::Zero } else { old.get(*block)? };
+            entries.insert(*block, delta.over(&below));
+        }
+        let gone = captured.cut_off..u64::MAX;
+        let written = old.write_over(&[gone], &entries, captured.block_count)?;
+        Ok(Next { map: Arc::clone(old), written })
+    }
+
+    /// Writes every page of the base map anew. The next head will name them.
+    fn rewrite_map(&self) -> Result<()> {
+        let map = Arc::clone(&self.state.lock().map);
+        let mut entries = BTreeMap::new();
+        map.scan(0, map.block_count(), &mut |first, count, entry| {
+            if *entry != Entry::Zero {
+                for block in first..first + count {
+                    entries.insert(block, map.get(block)?);
+                }
+            }
+            Ok(())
+        })?;
+        let fresh = Map::new(self.store.clone(), Root::ZERO, map.granules(), map.block_count());
+        let written = fresh.write(&entries, map.block_count())?;
+        fresh.adopt(written);
+        self.state.lock().map = Arc::new(fresh);
+        Ok(())
+    }
+
+    fn trim_to(&self, position: u64) -> Result<()> {
+        let (volume, number) = {
+            let state = self.state.lock();
+            (state.head.volume, state.head.number)
+        };
+        self.log.trim(position)?;
+        head::remove_below(&self.store, volume, number)
+    }
+
+    /// Publishes the oldest pending cut: its pieces into its epoch's blocks,
+    /// its pages, the snapshot, a head behind the cut. For whoever holds
+    /// `maintaining`.
+    pub(super) fn publish_oldest(self: &Arc<Self>) -> Result<()> {
+        let Some(cut) = self.oldest_cut() else { return Ok(()) };
+        if !fault::on(fault::Planted::PublishWithoutPieces) {
+            self.settle_oldest()?;
+        }
+        let mut number = snapshot::FIRST;
+        loop {
+            let generation = maintenance::generation(&self.store)?;
+            let (captured, next_epoch) = {
+                let state = self.state.lock();
+                (state.capture_oldest(cut.position), state.generations[1].epoch_at(cut.position))
+            };
+            let next = self.write_map(&captured)?;
+            self.publish_snapshot(&cut, &captured, next.written.root, number)?;
+            let mut head = self.head_of(&captured, next.written.root);
+            head.epoch = next_epoch;
+            self.commit(&head)?;
+            let moved = maintenance::generation(&self.store)? != generation;
+            let mut state = self.state.lock();
+            state.head = head;
+            if !moved {
+                next.map.adopt(next.written);
+                state.map = next.map;
+                state.generations.pop_front();
+                break;
+            }
+            number += 1;
+        }
+        self.trim_to(cut.position)
+    }
+
+    pub(super) fn oldest_cut(&self) -> Option<Cut> {
+        self.state.lock().generations[0].cut.clone()
+    }
+
+    fn settle_oldest(self: &Arc<Self>) -> Result<()> {
+        while !self.state.lock().generations[0].pieces.is_empty() {
+            self.settle_batch()?;
+        }
+        Ok(())
+    }
+
+    fn publish_snapshot(&self, cut: &Cut, captured: &Captured, root: Root, number: u64) -> Result<()> {
+        let head = self.state.lock().head.clone();
+        let epoch = self.state.lock().generations[0].epoch();
+        let snapshot = snapshot::Snapshot {
+            volume: self.id,
+            name: cut.snapshot.name.clone(),
+            number,
+            id: cut.snapshot.id,
+            root,
+            epoch,
+            size_bytes: captured.size_bytes,
+            block_bytes: self.block_bytes,
+            created_s: cut.snapshot.created_s,
+            created_ns: cut.snapshot.created_ns,
+            parent: head.parent,
+            volume_name_hint: self.name.clone(),
+        };
+        snapshot::publish(&self.store, &snapshot)
+    }
+
+    /// Publishes every pending cut. Blocks for as long as settling takes.
+    pub fn publish_all(self: &Arc<Self>) -> Result<()> {
+        let _maintaining = self.maintaining.lock();
+        self.publish_all_locked()
+    }
+
+    pub(super) fn publish_all_locked(self: &Arc<Self>) -> Result<()> {
+        while self.oldest_cut().is_some() {
+            self.publish_oldest()?;
+        }
+        Ok(())
+    }
+
+    /// Settles and checkpoints until nothing is left in the log.
+    pub fn settle_all(self: &Arc<Self>) -> Result<()> {
+        let _maintaining = self.maintaining.lock();
+        self.publish_all_locked()?;
+        while self.settle_batch()? > 0 {}
+        self.checkpoint()
+    }
+
+    /// Makes room in the log. Blocks; for a writer that found it full.
+    pub fn make_room(self: &Arc<Self>) -> Result<()> {
+        let _maintaining = self.maintaining.lock();
+        let full = || self.is_log_full(&self.state.lock(), 0);
+        if !full() {
+            return Ok(());
+        }
+        self.publish_all_locked()?;
+        loop {
+            let settled = self.settle_batch()?;
+            if settled == 0 || self.log_share() < 0.5 {
+                self.checkpoint()?;
+                if !full() {
+                    return Ok(());
+                }
+                if settled == 0 {
+                    return Err(Error::new(ErrorKind::Unavailable, "make room in the log"));
+                }
+            }
+        }
+    }
+
+    /// One unit of background work; `idle`: nobody needs the disk now. True:
+    /// there is more to do.
+    pub fn work(self: &Arc<Self>, idle: bool) -> Result<bool> {
+        self.check_writable()?;
+        if self.log.wants_segment() {
+            self.log.prepare()?;
+        }
+        let Some(_maintaining) = self.maintaining.try_lock() else { return Ok(true) };
+        if self.oldest_cut().is_some() {
+            self.publish_oldest()?;
+            return Ok(true);
+        }
+        let share = self.log_share();
+        if share < super::SETTLE_FROM && !idle {
+            return Ok(false);
+        }
+        let settled = self.settle_batch()?;
+        if settled > 0 && share < 0.5 {
+            return Ok(true);
+        }
+        let state = self.state.lock();
+        let behind = self.log.bytes_since(state.head.log.position);
+        let unchanged = state.live().deltas.is_empty() && behind == 0;
+        drop(state);
+        if unchanged || (settled > 0 && share < 0.5) {
+            return Ok(false);
+        }
+        self.checkpoint()?;
+        Ok(settled > 0)
+    }
+}

@@ -1,0 +1,272 @@
+//! An open volume: the write rule, flush, settle, snapshot, resize.
+//!
+//! A `Volume` has no threads of its own. Reads and writes are planned under
+//! one short lock and carried out without it; `work` does a unit of background
+//! work when it is called. `io` drives all this with threads; tests and the
+//! command call it directly.
+//!
+//! Locks, in the order in which they are taken: `maintaining` (settle,
+//! checkpoint, publish, snapshot, resize, rollback: one at a time), `flushing`
+//! (a flush, or a cut), `state`. None is held while calling out.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::catalog::lease::{Lease, SharedLease};
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::{Log, LogOptions};
+use crate::name::Id;
+use crate::store::Store;
+use crate::sys::iobuf::IoBuf;
+
+mod checkpoint;
+mod delta;
+mod flush;
+mod open;
+mod pieces;
+mod read;
+mod resize;
+mod settle;
+mod snapshot;
+mod state;
+mod status;
+mod write;
+mod zero;
+
+pub use open::OpenOptions;
+pub use read::{run_steps, From, Step};
+pub use snapshot::{Listed, PENDING_MAX};
+pub use state::State;
+pub use status::{Status, Usage};
+pub use write::{Begun, NotNow, Way};
+
+/// Share of the log's limit from which pieces are settled although the disk
+/// may be busy.
+const SETTLE_FROM: f64 = 0.25;
+
+/// What may be done with an open volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Writable,
+    ReadOnly,
+    /// Waiting to be activated: reads work, all else is `Busy`.
+    Inactive,
+}
+
+/// An open volume or snapshot.
+#[derive(Debug)]
+pub struct Volume {
+    pub store: Store,
+    /// For people: the name it was opened by.
+    pub name: String,
+    pub id: Id,
+    pub block_bytes: u64,
+    mode: Mode,
+    log_limit_bytes: u64,
+    state: Mutex<State>,
+    log: Log,
+    lease: Mutex<Option<Lease>>,
+    _shared: Option<SharedLease>,
+    maintaining: Mutex<()>,
+    flushing: Mutex<()>,
+    /// Signalled when no write is in flight to an own object.
+    drained: Condvar,
+    is_poisoned: AtomicBool,
+    poisoned: Mutex<Option<Error>>,
+}
+
+/// A part of a request: a range of one block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub block: u64,
+    pub start: u32,
+    pub end: u32,
+    /// Where it begins in the request.
+    pub at: u64,
+}
+
+/// Splits a range at block borders.
+pub fn parts(block_bytes: u64, offset_bytes: u64, bytes: u64) -> impl Iterator<Item = Part> {
+    let end_bytes = offset_bytes.saturating_add(bytes);
+    let mut at = offset_bytes;
+    std::iter::from_fn(move || {
+        if at >= end_bytes {
+            return None;
+        }
+        let (block, start) = (at / block_bytes, at % block_bytes);
+        let length = (block_bytes - start).min(end_bytes - at);
+        let part = Part { block, start: start as u32, end: (start + length) as u32, at: at - offset_bytes };
+        at += length;
+        Some(part)
+    })
+}
+
+impl Volume {
+    pub fn size_bytes(&self) -> u64 {
+        self.state.lock().size_bytes
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// False if it was ever written to or began as a clone.
+    pub fn is_all_zero(&self) -> bool {
+        let state = self.state.lock();
+        !state.written && state.head.root.is_zero() && state.head.parent.is_none()
+    }
+
+    fn parts(&self, offset_bytes: u64, bytes: u64) -> impl Iterator<Item = Part> {
+        parts(self.block_bytes, offset_bytes, bytes)
+    }
+
+    /// Error: `Invalid` beyond the end.
+    pub fn check_range(&self, offset_bytes: u64, bytes: u64) -> Result<()> {
+        let size_bytes = self.size_bytes();
+        match offset_bytes.checked_add(bytes) {
+            Some(end) if end <= size_bytes => Ok(()),
+            _ => Err(Error::sentence(
+                ErrorKind::Invalid,
+                format!(
+                    "{bytes} bytes at {offset_bytes} lie beyond the end of volume '{}' ({size_bytes} bytes)",
+                    self.name
+                ),
+            )),
+        }
+    }
+
+    /// Reads on this thread.
+    pub fn read_at(&self, offset_bytes: u64, data: &mut [u8]) -> Result<()> {
+        let buf = IoBuf::alloc(data.len());
+        self.check_range(offset_bytes, data.len() as u64)?;
+        for part in self.parts(offset_bytes, data.len() as u64) {
+            let slice = buf.slice(part.at as usize, (part.end - part.start) as usize);
+            self.read_block(part.block, part.start, &slice)?;
+        }
+        buf.copy_to(0, data);
+        Ok(())
+    }
+
+    /// Writes on this thread. The caller sees to it that no other request
+    /// that overlaps is in flight.
+    pub fn write_at(self: &Arc<Self>, offset_bytes: u64, data: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        self.check_range(offset_bytes, data.len() as u64)?;
+        let buf = IoBuf::copy_of(data);
+        for part in self.parts(offset_bytes, data.len() as u64) {
+            let slice = buf.slice(part.at as usize, (part.end - part.start) as usize);
+            self.write_block(part.block, part.start, &slice)?;
+        }
+        Ok(())
+    }
+
+    /// Fails every request from now on; other volumes are not touched.
+    pub fn poison(&self, error: Error) -> Error {
+        ::log::error!("volume '{}' stops: {}", self.name, error.full());
+        let copy = error.duplicate();
+        self.poisoned.lock().get_or_insert(error);
+        self.is_poisoned.store(true, Ordering::Release);
+        copy
+    }
+
+    /// A full store has changed nothing; after any other failed append
+    /// nobody knows what the log says.
+    fn poison_unless_full(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::NoSpace | ErrorKind::Unavailable => error,
+            _ => self.poison(error),
+        }
+    }
+
+    /// Error: the first failure, if there was one.
+    pub fn check_alive(&self) -> Result<()> {
+        if !self.is_poisoned.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let poisoned = self.poisoned.lock();
+        let cause = poisoned.as_ref().map_or_else(String::new, Error::full);
+        Err(Error::sentence(
+            ErrorKind::Internal,
+            format!("volume '{}' has stopped after an earlier failure: {cause}", self.name),
+        ))
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        self.check_alive()?;
+        match self.mode {
+            Mode::Writable => Ok(()),
+            Mode::ReadOnly => Err(Error::sentence(
+                ErrorKind::Denied,
+                format!("'{}' is open read-only", self.name),
+            )),
+            Mode::Inactive => Err(Error::sentence(
+                ErrorKind::Busy,
+                format!("volume '{}' is not active here", self.name),
+            )),
+        }
+    }
+
+    fn lease_confirm(&self) -> Result<()> {
+        match self.lease.lock().as_ref() {
+            Some(lease) => lease.confirm().map_err(|error| self.poison(error)),
+            None => Ok(()),
+        }
+    }
+
+    fn is_log_full(&self, state: &State, more_bytes: u64) -> bool {
+        if crate::fault::on(crate::fault::Planted::LogUnbounded) {
+            return false;
+        }
+        self.log.bytes_since(state.head.log.position) + more_bytes > self.log_limit_bytes
+    }
+
+    /// How full the log is, of 1.
+    pub fn log_share(&self) -> f64 {
+        let position = self.state.lock().head.log.position;
+        self.log.bytes_since(position) as f64 / self.log_limit_bytes as f64
+    }
+
+    /// Flushes, releases the lease and ends the use of this volume. Nothing
+    /// may be in flight. A short log is settled first, so that the next open
+    /// finds none.
+    pub fn close(self: &Arc<Self>) -> Result<()> {
+        if self.mode != Mode::Writable {
+            return Ok(());
+        }
+        let result = self.close_writable();
+        let clean = result.is_ok() && !self.is_poisoned.load(Ordering::Acquire);
+        match self.lease.lock().take() {
+            Some(lease) => result.and(lease.release(clean)),
+            None => result,
+        }
+    }
+
+    fn close_writable(self: &Arc<Self>) -> Result<()> {
+        self.check_alive()?;
+        self.flush()?;
+        let _maintaining = self.maintaining.lock();
+        let behind = self.log.bytes_since(self.state.lock().head.log.position);
+        let small = behind <= LogOptions::default().first_segment_bytes * 4;
+        if small && self.oldest_cut().is_none() {
+            while self.settle_batch()? > 0 {}
+            let unchanged = behind == 0 && self.state.lock().live().deltas.is_empty();
+            if !unchanged {
+                self.checkpoint()?;
+            }
+        }
+        self.log.discard_spare()
+    }
+
+    /// Gives everything up at once, as a crash would: for tests.
+    #[cfg(feature = "testkit")]
+    pub fn abandon(self: &Arc<Self>) {
+        if let Some(lease) = self.lease.lock().take() {
+            lease.abandon();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,366 @@
+//! Opening: head, log, and what must be made safe after an unclean end.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::delta::Delta;
+use super::pieces::{Piece, Source};
+use super::state::{Generation, State};
+use super::{Mode, Volume};
+use crate::catalog::head::{self, Head};
+use crate::catalog::lease::{self, LeaseState, SharedLease};
+use crate::catalog::{epoch, identity::Life, snapshot, volume as names};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fault;
+use crate::log::replay::{replay, Found, ReplayFrom, Replayed};
+use crate::log::{Log, LogOptions, Record};
+use crate::map::{Entry, Map};
+use crate::name::{Id, ObjectName, SnapshotName, VolumeName};
+use crate::store::{Store, GRANULE_BYTES};
+
+/// Usual bound of a volume's log, in bytes.
+pub const LOG_LIMIT_BYTES: u64 = 256 << 20;
+
+/// A head that vanishes while its log is read is read again this often.
+const STALE_RETRIES: u32 = 10;
+
+/// How a volume is opened.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    pub mode: Mode,
+    /// Read although another process may be writing.
+    pub force_share: bool,
+    pub log: LogOptions,
+    pub log_limit_bytes: u64,
+    pub lease: lease::Options,
+}
+
+impl Default for OpenOptions {
+    fn default() -> OpenOptions {
+        OpenOptions {
+            mode: Mode::Writable,
+            force_share: false,
+            log: LogOptions::default(),
+            log_limit_bytes: LOG_LIMIT_BYTES,
+            lease: lease::Options::default(),
+        }
+    }
+}
+
+impl OpenOptions {
+    pub fn read_only() -> OpenOptions {
+        OpenOptions { mode: Mode::ReadOnly, ..OpenOptions::default() }
+    }
+}
+
+/// A volume's state as its head and log tell it.
+struct Loaded {
+    state: State,
+    replayed: Replayed,
+}
+
+impl Volume {
+    /// Opens a volume. Errors: `NotFound`; `Busy` names the holder;
+    /// `Corrupt`.
+    pub fn open(store: &Store, name: &VolumeName, options: &OpenOptions) -> Result<Arc<Volume>> {
+        let id = names::lookup(store, name)?;
+        match options.mode {
+            Mode::Writable => Volume::open_writable(store, name.as_str(), id, options),
+            _ => {
+                let shared = share(store, name.as_str(), id, options)?;
+                let loaded = load(store, id)?;
+                Ok(Volume::assemble(store, name.as_str(), loaded, options, None, shared))
+            }
+        }
+    }
+
+    /// Opens a published snapshot, read-only. Needs no lease. Errors:
+    /// `NotFound`; `Busy` if it is pending still.
+    pub fn open_snapshot(store: &Store, name: &VolumeName, which: &SnapshotName) -> Result<Arc<Volume>> {
+        let id = names::lookup(store, name)?;
+        let found = match snapshot::find(store, id, which) {
+            Err(error) if error.is(ErrorKind::NotFound) => {
+                return Err(explain_missing(store, name, id, which, error));
+            }
+            other => other?,
+        };
+        let head = Head {
+            volume: id,
+            number: 0,
+            name_hint: found.volume_name_hint.clone(),
+            size_bytes: found.size_bytes,
+            block_bytes: found.block_bytes,
+            epoch: Id::NONE,
+            root: found.root,
+            log: head::LogStart::NEW,
+            parent: found.parent.clone(),
+            created_s: found.created_s,
+            written: true,
+        };
+        let state = new_state(store, head);
+        let loaded = Loaded { state, replayed: Replayed::default() };
+        let options = OpenOptions::read_only();
+        Ok(Volume::assemble(store, &format!("{name}@{which}"), loaded, &options, None, None))
+    }
+
+    fn open_writable(store: &Store, name: &str, id: Id, options: &OpenOptions) -> Result<Arc<Volume>> {
+        let (lease, taken) = lease::take(store, id, name, &options.lease)?;
+        let recovered = recover(store, name, id, options, taken.clean);
+        let (loaded, log) = match recovered {
+            Ok(recovered) => recovered,
+            Err(error) => {
+                // Nothing was served: what the last holder left is as it was.
+                lease.release(taken.clean)?;
+                return Err(error);
+            }
+        };
+        let volume = Volume::assemble(store, name, loaded, options, Some(log), None);
+        *volume.lease.lock() = Some(lease);
+        if !taken.clean {
+            if let Err(error) = volume.begin_new_epoch() {
+                if let Some(lease) = volume.lease.lock().take() {
+                    lease.release(false)?;
+                }
+                return Err(error);
+            }
+        }
+        Ok(volume)
+    }
+
+    fn assemble(
+        store: &Store,
+        name: &str,
+        loaded: Loaded,
+        options: &OpenOptions,
+        log: Option<Log>,
+        shared: Option<SharedLease>,
+    ) -> Arc<Volume> {
+        let id = loaded.state.head.volume;
+        let log = log.unwrap_or_else(|| {
+            Log::after(id, Arc::clone(store.log()), options.log, &loaded.replayed)
+        });
+        Arc::new(Volume {
+            store: store.clone(),
+            name: name.to_owned(),
+            id,
+            block_bytes: loaded.state.block_bytes,
+            mode: options.mode,
+            log_limit_bytes: options.log_limit_bytes,
+            state: Mutex::new(loaded.state),
+            log,
+            lease: Mutex::new(None),
+            _shared: shared,
+            maintaining: Mutex::new(()),
+            flushing: Mutex::new(()),
+            drained: Condvar::new(),
+            is_poisoned: AtomicBool::new(false),
+            poisoned: Mutex::new(None),
+        })
+    }
+
+    /// After an unclean end the old epoch's blocks are never overwritten: the
+    /// last holder's writes may still be under way.
+    fn begin_new_epoch(self: &Arc<Self>) -> Result<()> {
+        if fault::on(fault::Planted::UncleanKeepsEpoch) {
+            return Ok(());
+        }
+        let claimed = epoch::claim(&self.store, self.id, &self.name)?;
+        self.cut(claimed, None, None)
+    }
+}
+
+/// Reads a volume's state and, after an unclean end, makes all of it durable
+/// and commits a head of our own, before anything is served.
+fn recover(store: &Store, name: &str, id: Id, options: &OpenOptions, clean: bool) -> Result<(Loaded, Log)> {
+    loop {
+        let mut loaded = load(store, id)?;
+        let log = Log::after(id, Arc::clone(store.log()), options.log, &loaded.replayed);
+        if clean {
+            return Ok((loaded, log));
+        }
+        if !fault::on(fault::Planted::ReplayNotSynced) {
+            sync_all(store, name, &loaded)?;
+        }
+        let head = Head { number: loaded.state.head.number + 1, ..loaded.state.head.clone() };
+        match head::commit(store, &head) {
+            // The last holder was faster: read what it wrote.
+            Err(error) if error.is(ErrorKind::Fenced) => continue,
+            other => other?,
+        }
+        head::remove_below(store, id, head.number)?;
+        loaded.state.head = head;
+        return Ok((loaded, log));
+    }
+}
+
+/// What a guest has read must not vanish: syncs every replayed segment and
+/// every block that the last epochs may have written in place.
+fn sync_all(store: &Store, name: &str, loaded: &Loaded) -> Result<()> {
+    let segments: Vec<ObjectName> = loaded.replayed.segments.values().map(|s| s.name.clone()).collect();
+    store.log().sync(&segments)?;
+    let state = &loaded.state;
+    let mut epochs = HashSet::new();
+    for generation in &state.generations {
+        epochs.extend(generation.epochs.iter().map(|(_, epoch)| *epoch));
+    }
+    let mut blocks = Vec::new();
+    let mut add = |index: u64, entry: &Entry| {
+        entry.each_block(index, &mut |object| {
+            if matches!(&object, ObjectName::Block { epoch, .. } if epochs.contains(epoch)) {
+                blocks.push(object);
+            }
+        });
+    };
+    for generation in &state.generations {
+        for (block, delta) in &generation.deltas {
+            add(*block, &delta.over(&Entry::Zero));
+        }
+    }
+    let map = &state.map;
+    map.scan(0, map.block_count(), &mut |first, count, entry| {
+        if *entry != Entry::Zero {
+            for block in first..first + count {
+                add(block, &map.get(block)?);
+            }
+        }
+        Ok(())
+    })?;
+    ::log::info!("volume '{name}' was not closed: {} segments and {} blocks synced", segments.len(), blocks.len());
+    store.blocks().sync(&blocks)
+}
+
+/// Keeps a writer away from a reader and a reader from a writer, where the
+/// store can.
+fn share(store: &Store, name: &str, id: Id, options: &OpenOptions) -> Result<Option<SharedLease>> {
+    if options.force_share || options.mode == Mode::Inactive {
+        return Ok(None);
+    }
+    lease::take_shared(store, id, name).map(Some)
+}
+
+fn new_state(store: &Store, head: Head) -> State {
+    let granules = (head.block_bytes / GRANULE_BYTES) as u32;
+    let count = head.size_bytes.div_ceil(head.block_bytes);
+    let map = Map::new(store.clone(), head.root, granules, count);
+    let live = Generation::new(head.log.position, head.epoch, head.size_bytes);
+    State {
+        map: Arc::new(map),
+        generations: VecDeque::from([live]),
+        cutting: false,
+        busy: HashMap::new(),
+        in_place: 0,
+        dirty: HashSet::new(),
+        unrecorded: BTreeMap::new(),
+        size_bytes: head.size_bytes,
+        block_bytes: head.block_bytes,
+        written: head.written,
+        head,
+    }
+}
+
+/// The latest head and what its log says. Reads again if a live writer takes
+/// either away meanwhile.
+fn load(store: &Store, id: Id) -> Result<Loaded> {
+    let mut tries = 0;
+    loop {
+        let head = head::latest(store, id)?;
+        let number = head.number;
+        match load_from(store, id, head) {
+            Err(error) if tries < STALE_RETRIES && head::latest(store, id)?.number != number => {
+                ::log::debug!("head {number} is no longer the latest: {error}");
+                tries += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+fn load_from(store: &Store, id: Id, head: Head) -> Result<Loaded> {
+    let from = ReplayFrom {
+        segment: head.log.segment,
+        position: head.log.position,
+        tail: head.log.tail,
+    };
+    let mut state = new_state(store, head);
+    let granules = state.granules();
+    let replayed = replay(store.log(), id, granules, from, &mut |found| state.apply(found))?;
+    Ok(Loaded { state, replayed })
+}
+
+impl State {
+    /// One record of the log, as it was when it was written.
+    fn apply(&mut self, found: Found<'_>) -> Result<()> {
+        let position = found.position;
+        match found.record {
+            Record::Open { .. } => {}
+            Record::Piece { block, offset_bytes, bytes, sums, .. } => {
+                let source = Source::Logged {
+                    segment: Arc::clone(found.segment),
+                    data_bytes: found.data_bytes,
+                    origin_bytes: offset_bytes / GRANULE_BYTES as u32 * GRANULE_BYTES as u32,
+                    sums: Arc::from(sums),
+                };
+                let piece = Piece { start: offset_bytes, end: offset_bytes + bytes, position, source };
+                self.live_mut().pieces.insert(block, piece);
+            }
+            Record::Blank { block, offset_bytes, bytes } => {
+                let end = offset_bytes + bytes;
+                let piece = Piece { start: offset_bytes, end, position, source: Source::Blank };
+                self.live_mut().pieces.insert(block, piece);
+            }
+            Record::Own { epoch, block, settled, presence } => {
+                self.apply_own(epoch, block, settled, presence);
+            }
+            Record::Zero { first, count } => {
+                let count = count.min(self.block_count().saturating_sub(first));
+                self.note_zero(first, count);
+            }
+            Record::Cut { epoch, snapshot, shrink_bytes, .. } => {
+                self.note_any_cut(position + 1, epoch, snapshot, shrink_bytes);
+            }
+            Record::Grow { size_bytes } => self.note_grow(size_bytes),
+        }
+        self.written = true;
+        Ok(())
+    }
+
+    /// A record of an epoch that nobody knows any more is in the map already.
+    fn apply_own(&mut self, epoch: Id, block: u64, settled: u64, presence: Option<crate::map::Presence>) {
+        let Some(at) = self.generation_of(epoch) else { return };
+        let own = match presence {
+            Some(presence) => super::delta::Own::Part(presence),
+            None => super::delta::Own::Whole,
+        };
+        let generation = &mut self.generations[at];
+        generation.pieces.settle(block, settled);
+        let delta = generation.deltas.entry(block).or_insert_with(Delta::nothing);
+        delta.set_own(epoch, block, own);
+    }
+}
+
+/// Why a snapshot is not there: pending, or not at all.
+fn explain_missing(
+    store: &Store,
+    name: &VolumeName,
+    id: Id,
+    which: &SnapshotName,
+    error: Error,
+) -> Error {
+    let Ok(loaded) = load(store, id) else { return error };
+    let pending = |g: &Generation| g.cut.as_ref().is_some_and(|cut| cut.snapshot.name == *which);
+    if !loaded.state.generations.iter().any(pending) {
+        return error;
+    }
+    let held = matches!(
+        lease::show(store, id),
+        Ok(LeaseState::Held { life: Life::Alive, .. })
+    );
+    let next = match held {
+        true => "it will be there in a moment: try again".to_owned(),
+        false => format!("publish it with: archipelago snapshot --publish {name}"),
+    };
+    Error::sentence(ErrorKind::Busy, format!("snapshot '{name}@{which}' is taken but not published yet; {next}"))
+}

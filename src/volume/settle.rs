@@ -1,0 +1,256 @@
+//! Settle: moves pieces from the log into the own objects of their blocks, at
+//! their place, and records that. Never copies a block for a granule: only
+//! the granules that pieces touch are written, unless most of the block is
+//! there already or too many layers would lie on each other.
+
+use std::sync::Arc;
+
+use super::delta::{own_of, Delta, Own};
+use super::flush::own_record;
+use super::read::{run_steps, From, Step};
+use super::state::{NotLoaded, State};
+use super::Volume;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fault;
+use crate::log::Draft;
+use crate::map::{Entry, Presence, LAYERS_MAX};
+use crate::name::{Id, ObjectName};
+use crate::store::GRANULE_BYTES;
+use crate::sys::iobuf::IoBuf;
+
+const GRANULE: u32 = GRANULE_BYTES as u32;
+
+/// Blocks settled with one sync.
+const BATCH_BLOCKS: usize = 64;
+/// Granules read and written at a time.
+const RUN_GRANULES: u32 = 64;
+
+/// One block on its way from the log into its own object.
+struct Settling {
+    block: u64,
+    epoch: Id,
+    make: bool,
+    /// What the own object holds afterwards.
+    own: Own,
+    /// Pieces before this position are in it then.
+    settled: u64,
+    /// What to write: where in the block, how much, and from where.
+    runs: Vec<(u32, u32, Vec<Step>)>,
+}
+
+impl State {
+    /// Plans to settle a block of the oldest generation. `None`: nothing to
+    /// do, or something is going on in it.
+    fn plan_settle(&mut self, block: u64) -> std::result::Result<Option<Settling>, NotLoaded> {
+        let live = self.generations.len() == 1;
+        let busy = self.busy.get(&block).copied().unwrap_or_default();
+        if live && (busy.logging > 0 || busy.direct > 0 || busy.settling) {
+            return Ok(None);
+        }
+        let generation = &self.generations[0];
+        let Some(pieces) = generation.pieces.of(block) else { return Ok(None) };
+        let epoch = generation.epoch();
+        let entry = self.entry_at(0, block)?.entry;
+        let own = own_of(&entry, epoch, block);
+        let mut wanted = Presence::empty(self.granules());
+        for piece in pieces.iter() {
+            let (from, to) = piece.granules();
+            wanted.set_range(from, to);
+        }
+        let mut settled = pieces.last_position() + 1;
+        if let Some(unrecorded) = self.unrecorded.get(&block).filter(|_| live) {
+            settled = settled.max(unrecorded.settled);
+        }
+        let after = own_after(&entry, &own, epoch, &mut wanted);
+        let runs = self.plan_runs(block, &wanted)?;
+        if live {
+            self.busy_mut(block).settling = true;
+        }
+        Ok(Some(Settling { block, epoch, make: own == Own::None, own: after, settled, runs }))
+    }
+
+    fn plan_runs(
+        &self,
+        block: u64,
+        wanted: &Presence,
+    ) -> std::result::Result<Vec<(u32, u32, Vec<Step>)>, NotLoaded> {
+        let mut runs = Vec::new();
+        let mut at = 0;
+        while at < self.granules() {
+            let (present, end) = wanted.next_run(at);
+            if !present {
+                at = end;
+                continue;
+            }
+            let end = end.min(at + RUN_GRANULES);
+            let (start, stop) = (at * GRANULE, end * GRANULE);
+            runs.push((start, stop - start, self.plan_read_at(0, block, start, stop)?));
+            at = end;
+        }
+        Ok(runs)
+    }
+}
+
+/// What the own object holds once the `wanted` granules are in it. Where the
+/// block is to be made whole, what is missing is added to `wanted`.
+fn own_after(entry: &Entry, own: &Own, epoch: Id, wanted: &mut Presence) -> Own {
+    let mut presence = match own {
+        Own::Whole => return Own::Whole,
+        Own::Part(presence) => presence.clone(),
+        Own::None => Presence::empty(wanted.granules()),
+    };
+    let before = presence.clone();
+    presence.union_with(wanted);
+    let others = match entry {
+        Entry::Layers { layers, .. } => layers.iter().filter(|layer| layer.epoch != epoch).count(),
+        _ => 0,
+    };
+    let most = presence.count_ones() >= presence.granules() / 4 * 3;
+    if most || others >= LAYERS_MAX {
+        for granule in 0..presence.granules() {
+            if !before.get(granule) {
+                wanted.set_range(granule, granule + 1);
+            }
+        }
+        return Own::Whole;
+    }
+    Own::Part(presence)
+}
+
+impl Volume {
+    /// Settles up to a batch of the oldest blocks of the oldest generation.
+    /// Returns how many. For whoever holds `maintaining`.
+    pub(super) fn settle_batch(self: &Arc<Self>) -> Result<usize> {
+        let blocks: Vec<u64> = {
+            let state = self.state.lock();
+            state.generations[0].pieces.by_age().take(BATCH_BLOCKS).collect()
+        };
+        let mut batch = Vec::new();
+        for block in blocks {
+            match self.begin_settle(block) {
+                Ok(Some(settling)) => batch.push(settling),
+                Ok(None) => {}
+                Err(error) => {
+                    self.end_settling(&batch);
+                    return Err(error);
+                }
+            }
+        }
+        let result = self.carry_out_settle(&batch);
+        self.end_settling(&batch);
+        result.map(|()| batch.len())
+    }
+
+    fn begin_settle(&self, block: u64) -> Result<Option<Settling>> {
+        loop {
+            let planned = self.state.lock().plan_settle(block);
+            if let Ok(planned) = planned {
+                return Ok(planned);
+            }
+            self.load_entry(block)?;
+        }
+    }
+
+    fn end_settling(&self, batch: &[Settling]) {
+        let mut state = self.state.lock();
+        for settling in batch {
+            if let Some(busy) = state.busy.get_mut(&settling.block) {
+                busy.settling = false;
+            }
+            state.calm(settling.block);
+        }
+    }
+
+    fn carry_out_settle(self: &Arc<Self>, batch: &[Settling]) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        for settling in batch {
+            self.write_settled(settling)?;
+        }
+        let names: Vec<ObjectName> = batch
+            .iter()
+            .map(|s| ObjectName::Block { epoch: s.epoch, index: s.block })
+            .collect();
+        if !fault::on(fault::Planted::RecordBeforeContent) {
+            self.sync_blocks(&names)?;
+        }
+        self.record_settled(batch)?;
+        Ok(())
+    }
+
+    /// Writes the granules of one block into its own object.
+    fn write_settled(&self, settling: &Settling) -> Result<()> {
+        let blocks = self.store.blocks();
+        let name = ObjectName::Block { epoch: settling.epoch, index: settling.block };
+        if settling.make {
+            match blocks.create_sparse(&name, self.block_bytes) {
+                Err(error) if error.is(ErrorKind::Exists) => {}
+                other => other?,
+            }
+        }
+        for (start, bytes, steps) in &settling.runs {
+            let zeroes = steps.iter().all(|step| matches!(step.from, From::Zero));
+            if zeroes {
+                blocks.punch(&name, u64::from(*start), u64::from(*bytes))?;
+                continue;
+            }
+            let buf = IoBuf::alloc(*bytes as usize);
+            run_steps(blocks, steps, &buf)?;
+            let mut data = vec![0; *bytes as usize];
+            buf.copy_to(0, &mut data);
+            if fault::on(fault::Planted::SettleZeroesRest) {
+                zero_rest(steps, &mut data);
+            }
+            blocks.write_at(&name, u64::from(*start), &data)?;
+        }
+        Ok(())
+    }
+
+    /// Records what is settled; the pieces are forgotten once that is in.
+    fn record_settled(self: &Arc<Self>, batch: &[Settling]) -> Result<()> {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let later = fault::on(fault::Planted::SettleClaimsLaterPieces);
+        let drafts: Vec<Draft> = batch
+            .iter()
+            .map(|s| {
+                let sender = sender.clone();
+                let settled = if later { u64::MAX } else { s.settled };
+                let record = own_record(s.epoch, s.block, &s.own, settled);
+                Draft { record, data: None, done: Box::new(move |result| drop(sender.send(result))) }
+            })
+            .collect();
+        if self.log.append(drafts) {
+            self.drive_log();
+        }
+        for settling in batch {
+            let result = receiver.recv().map_err(|_| Error::new(ErrorKind::Internal, "append to the log"))?;
+            result.map_err(|error| self.poison_unless_full(error))?;
+            self.state.lock().note_settled(settling);
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn note_settled(&mut self, settling: &Settling) {
+        let block = settling.block;
+        let live = self.generations.len() == 1;
+        let generation = &mut self.generations[0];
+        generation.pieces.settle(block, settling.settled);
+        let delta = generation.deltas.entry(block).or_insert_with(Delta::nothing);
+        delta.set_own(settling.epoch, block, settling.own.clone());
+        if live {
+            self.unrecorded.remove(&block);
+        }
+    }
+}
+
+/// The planted bug: what a piece leaves of its granule becomes zeroes.
+fn zero_rest(steps: &[Step], data: &mut [u8]) {
+    for step in steps {
+        if let From::Object { .. } = step.from {
+            data[step.at..step.at + step.bytes].fill(0);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Taking a snapshot, listing and removing them, and going back to one.
+
+use std::sync::Arc;
+
+use super::state::{Cut, Generation, State};
+use super::Volume;
+use crate::catalog::head::{self, Head, LogStart};
+use crate::catalog::{epoch, maintenance, snapshot};
+use crate::clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fault;
+use crate::log::{Appended, CutSnapshot, Draft, Record};
+use crate::map::Map;
+use crate::name::{Id, SnapshotName};
+
+/// Cuts that may wait to be published.
+pub const PENDING_MAX: usize = 64;
+
+/// A snapshot as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub name: SnapshotName,
+    pub pending: bool,
+    pub size_bytes: u64,
+    pub created_s: u64,
+    pub created_ns: u32,
+}
+
+impl State {
+    /// The cut's record is in the log: from here on everything is new.
+    pub(super) fn note_snapshot_cut(&mut self, position: u64, epoch: Id, taken: CutSnapshot) {
+        let size_bytes = self.size_bytes;
+        let live = self.live_mut();
+        live.cut = Some(Cut { snapshot: taken, position });
+        live.size_bytes = size_bytes;
+        self.generations.push_back(Generation::new(position, epoch, size_bytes));
+        self.cutting = false;
+    }
+
+    /// A record says that another epoch begins without a snapshot.
+    pub(super) fn note_epoch(&mut self, position: u64, epoch: Id) {
+        self.live_mut().epochs.push((position, epoch));
+    }
+}
+
+impl Volume {
+    /// Takes a snapshot: it holds every write that completed before this
+    /// call. Durable on return; it is published in the background. Errors:
+    /// `Exists`; those of a flush.
+    pub fn snapshot(self: &Arc<Self>, name: &SnapshotName) -> Result<()> {
+        let _maintaining = self.maintaining.lock();
+        self.check_writable()?;
+        self.check_free(name)?;
+        if self.state.lock().generations.len() > PENDING_MAX {
+            self.publish_oldest()?;
+        }
+        let epoch = epoch::claim(&self.store, self.id, &self.name)?;
+        let created = clock::wall();
+        let taken = CutSnapshot {
+            id: clock::random_id()?,
+            created_s: created.as_secs(),
+            created_ns: created.subsec_nanos(),
+            name: name.clone(),
+        };
+        self.cut(epoch, Some(taken), None)
+    }
+
+    fn check_free(&self, name: &SnapshotName) -> Result<()> {
+        if self.snapshots()?.iter().any(|listed| listed.name == *name) {
+            return Err(Error::sentence(
+                ErrorKind::Exists,
+                format!("volume '{}' has a snapshot '{name}' already: remove it or use another name", self.name),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Ends the epoch: what was written before is durable and immutable when
+    /// this returns. For whoever holds `maintaining`.
+    pub(super) fn cut(
+        self: &Arc<Self>,
+        epoch: Id,
+        taken: Option<CutSnapshot>,
+        shrink_bytes: Option<u64>,
+    ) -> Result<()> {
+        let _flushing = self.flushing.lock();
+        {
+            let mut state = self.state.lock();
+            state.cutting = true;
+            while state.in_place > 0 {
+                self.drained.wait(&mut state);
+            }
+        }
+        let mut result = Ok(());
+        if !fault::on(fault::Planted::CutBeforeContent) {
+            result = self.flush_locked();
+        }
+        let result = result.and_then(|()| self.append_cut(epoch, taken, shrink_bytes));
+        if result.is_err() {
+            self.state.lock().cutting = false;
+            return result;
+        }
+        self.sync_log()?;
+        self.lease_confirm()
+    }
+
+    fn append_cut(
+        self: &Arc<Self>,
+        epoch: Id,
+        taken: Option<CutSnapshot>,
+        shrink_bytes: Option<u64>,
+    ) -> Result<()> {
+        let size_bytes = self.state.lock().size_bytes;
+        let record = Record::Cut { epoch, size_bytes, snapshot: taken.clone(), shrink_bytes };
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let volume = Arc::clone(self);
+        // In the log's order: what completes after this belongs to the new
+        // epoch.
+        let done = Box::new(move |result: Result<Appended>| {
+            let result = result.map(|at| {
+                let mut state = volume.state.lock();
+                state.note_any_cut(at.position + 1, epoch, taken, shrink_bytes);
+            });
+            drop(sender.send(result));
+        });
+        if self.log.append([Draft { record, data: None, done }]) {
+            self.drive_log();
+        }
+        let result = receiver.recv().map_err(|_| Error::new(ErrorKind::Internal, "append to the log"))?;
+        result.map_err(|error| self.poison_unless_full(error))
+    }
+
+    /// Snapshots of this volume, oldest first, pending ones last.
+    pub fn snapshots(&self) -> Result<Vec<Listed>> {
+        let published = snapshot::list(&self.store, self.id)?;
+        let mut listed: Vec<Listed> = published
+            .into_iter()
+            .map(|s| Listed {
+                name: s.name,
+                pending: false,
+                size_bytes: s.size_bytes,
+                created_s: s.created_s,
+                created_ns: s.created_ns,
+            })
+            .collect();
+        let state = self.state.lock();
+        for generation in &state.generations {
+            let Some(cut) = &generation.cut else { continue };
+            if listed.iter().any(|l| l.name == cut.snapshot.name) {
+                continue;
+            }
+            listed.push(Listed {
+                name: cut.snapshot.name.clone(),
+                pending: true,
+                size_bytes: generation.size_bytes,
+                created_s: cut.snapshot.created_s,
+                created_ns: cut.snapshot.created_ns,
+            });
+        }
+        Ok(listed)
+    }
+
+    /// Removes a snapshot. Clones of it stay as they are. Error: `NotFound`.
+    pub fn remove_snapshot(self: &Arc<Self>, name: &SnapshotName) -> Result<()> {
+        let _maintaining = self.maintaining.lock();
+        self.check_writable()?;
+        if self.snapshots()?.iter().any(|listed| listed.pending && listed.name == *name) {
+            self.publish_all_locked()?;
+        }
+        snapshot::remove(&self.store, self.id, name)
+    }
+
+    /// Makes the volume's content that of a snapshot. What was written since
+    /// the last snapshot is gone. No request may be in flight. Errors:
+    /// `NotFound`.
+    pub fn rollback(self: &Arc<Self>, name: &SnapshotName) -> Result<()> {
+        let _maintaining = self.maintaining.lock();
+        self.check_writable()?;
+        self.flush()?;
+        self.publish_all_locked()?;
+        loop {
+            let generation = maintenance::generation(&self.store)?;
+            let source = snapshot::find(&self.store, self.id, name)?;
+            let map = self.map_of(&source);
+            map.get(0)?;
+            let claimed = epoch::claim(&self.store, self.id, &self.name)?;
+            let head = self.rolled_back(&source, claimed);
+            head::commit(&self.store, &head).map_err(|error| self.poison(error))?;
+            let again = snapshot::find(&self.store, self.id, name);
+            let moved = maintenance::generation(&self.store)? != generation;
+            self.adopt_rollback(head, map, &source);
+            if again.is_ok() && !moved {
+                break;
+            }
+            again?;
+        }
+        self.drop_old_log()
+    }
+
+    fn map_of(&self, source: &snapshot::Snapshot) -> Map {
+        let granules = self.state.lock().granules();
+        let count = source.size_bytes.div_ceil(self.block_bytes);
+        Map::new(self.store.clone(), source.root, granules, count)
+    }
+
+    fn rolled_back(&self, source: &snapshot::Snapshot, epoch: Id) -> Head {
+        let position = self.log.tail();
+        let log = LogStart { segment: self.log.last_known() + 1, position, tail: position };
+        let keeps_log = fault::on(fault::Planted::RollbackKeepsLog);
+        let state = self.state.lock();
+        Head {
+            number: state.head.number + 1,
+            size_bytes: source.size_bytes,
+            epoch: if keeps_log { state.head.epoch } else { epoch },
+            root: source.root,
+            log: if keeps_log { state.head.log } else { log },
+            ..state.head.clone()
+        }
+    }
+
+    fn adopt_rollback(&self, head: Head, map: Map, source: &snapshot::Snapshot) {
+        self.log.abandon();
+        let mut state = self.state.lock();
+        let generation = Generation::new(head.log.position, head.epoch, source.size_bytes);
+        state.generations.clear();
+        state.generations.push_back(generation);
+        state.map = Arc::new(map);
+        state.unrecorded.clear();
+        state.dirty.clear();
+        state.size_bytes = source.size_bytes;
+        state.head = head;
+    }
+
+    fn drop_old_log(&self) -> Result<()> {
+        let number = self.state.lock().head.number;
+        self.log.delete_abandoned()?;
+        head::remove_below(&self.store, self.id, number)
+    }
+}
