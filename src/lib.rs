@@ -24,6 +24,7 @@
 
 pub mod clock;
 pub mod codec;
+pub mod config;
 pub mod error;
 pub mod fault;
 pub mod name;

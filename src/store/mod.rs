@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::backend::{Backend, BackendExt};
 use crate::clock;
 use crate::codec::{self, Kind, Writer};
+use crate::config::LOG_LIMIT_BYTES_DEFAULT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{Id, ObjectName};
 
@@ -29,6 +30,10 @@ pub struct Store {
     pub id: Id,
     /// Of volumes made without saying.
     pub block_bytes_default: u64,
+    /// Bound of each volume's log.
+    pub log_limit_bytes: u64,
+    /// Where it is and which file says so, for messages.
+    origin: Option<String>,
     backend: Arc<dyn Backend>,
 }
 
@@ -51,7 +56,7 @@ impl Store {
         payload.id(id);
         payload.u64(block_bytes);
         backend.create(&ObjectName::Store, &codec::seal(KIND, &payload.0))?;
-        Ok(Store { name: name.to_owned(), id, block_bytes_default: block_bytes, backend })
+        Ok(Store::of(name, id, block_bytes, backend))
     }
 
     /// Reads the `store` object. Errors: `NotFound` if this is no store,
@@ -65,7 +70,20 @@ impl Store {
             return Err(fields.damaged(format!("its default block size is {block_bytes_default} bytes")));
         }
         fields.finish()?;
-        Ok(Store { name: name.to_owned(), id, block_bytes_default, backend })
+        Ok(Store::of(name, id, block_bytes_default, backend))
+    }
+
+    fn of(name: &str, id: Id, block_bytes_default: u64, backend: Arc<dyn Backend>) -> Store {
+        let log_limit_bytes = LOG_LIMIT_BYTES_DEFAULT;
+        Store { name: name.to_owned(), id, block_bytes_default, log_limit_bytes, origin: None, backend }
+    }
+
+    /// "'main' (dir:/srv/vms, from /etc/archipelago/archipelago.toml)".
+    pub fn describe(&self) -> String {
+        match &self.origin {
+            Some(origin) => format!("'{}' ({origin})", self.name),
+            None => format!("'{}'", self.name),
+        }
     }
 
     /// Where heads, snapshots, leases, pages and names are.
