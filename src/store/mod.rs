@@ -2,6 +2,8 @@
 //! Today these are one backend; who uses a store asks for the role it needs,
 //! so that they can come apart.
 
+pub mod open;
+
 use std::sync::Arc;
 
 use crate::backend::{Backend, BackendExt};

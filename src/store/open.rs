@@ -1,0 +1,211 @@
+//! From a configured name to an opened store.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::Mutex;
+
+use super::Store;
+use crate::backend::dir::{Dir, DirOptions};
+use crate::backend::memory::Memory;
+use crate::backend::Backend;
+use crate::config::{self, Config, Place, StoreConfig};
+use crate::error::{Error, ErrorKind, Result};
+
+/// What makes two openings the same backend.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    path: PathBuf,
+    mode: u32,
+    group: Option<u32>,
+    direct: bool,
+}
+
+/// The backends that are open: several disks of one process share one, and
+/// with it the bound of open files.
+fn shared() -> &'static Mutex<HashMap<Key, Weak<Dir>>> {
+    static SHARED: OnceLock<Mutex<HashMap<Key, Weak<Dir>>>> = OnceLock::new();
+    SHARED.get_or_init(Mutex::default)
+}
+
+fn memories() -> &'static Mutex<HashMap<String, Memory>> {
+    static MEMORIES: OnceLock<Mutex<HashMap<String, Memory>>> = OnceLock::new();
+    MEMORIES.get_or_init(Mutex::default)
+}
+
+/// Opens the store that is configured as `name`, or the default one.
+///
+/// `direct`: blocks and logs go past the host's page cache where they can.
+/// `create_default`: without any configuration, the default store is made if
+/// it is not there yet. Errors: `NotFound` if there is no such store,
+/// `Invalid` for a mistake in the configuration, `Denied`.
+pub fn open_store(
+    name: Option<&str>,
+    config_path: Option<&Path>,
+    direct: bool,
+    create_default: bool,
+) -> Result<Store> {
+    let config = config::load(config_path)?;
+    open_configured(&config, name, direct, create_default)
+}
+
+/// `open_store` with a configuration at hand.
+pub fn open_configured(
+    config: &Config,
+    name: Option<&str>,
+    direct: bool,
+    create_default: bool,
+) -> Result<Store> {
+    let wanted = config.store(name)?;
+    let opened = open_backend(wanted, direct).and_then(|backend| Store::open(&wanted.name, backend));
+    match opened {
+        Ok(store) => Ok(dress(store, wanted)),
+        Err(error) if !error.is(ErrorKind::NotFound) => Err(error),
+        Err(_) if create_default && wanted.file.is_none() => match init(wanted, direct, None) {
+            // Somebody else made it at the same moment.
+            Err(error) if error.is(ErrorKind::Exists) => {
+                let store = Store::open(&wanted.name, open_backend(wanted, direct)?)?;
+                Ok(dress(store, wanted))
+            }
+            other => other,
+        },
+        Err(_) => Err(missing(wanted)),
+    }
+}
+
+/// Makes the store that is configured as `name`. Error: `Exists`.
+pub fn init_store(config: &Config, name: Option<&str>, block_bytes: Option<u64>) -> Result<Store> {
+    let wanted = config.store(name)?;
+    init(wanted, false, block_bytes).map_err(|error| match error.kind() {
+        ErrorKind::Exists => Error::sentence(
+            ErrorKind::Exists,
+            format!("there is a store already: '{}' ({})", wanted.name, wanted.origin()),
+        ),
+        _ => error,
+    })
+}
+
+fn init(wanted: &StoreConfig, direct: bool, block_bytes: Option<u64>) -> Result<Store> {
+    let backend: Arc<dyn Backend> = match &wanted.place {
+        Place::Dir(path) => {
+            if let Some(above) = path.parent().filter(|_| wanted.file.is_none()) {
+                std::fs::create_dir_all(above).map_err(|error| {
+                    Error::from_io("make the directory", error).on_named(above.display().to_string())
+                })?;
+            }
+            Arc::new(Dir::create(path, options(wanted, direct))?)
+        }
+        Place::Memory(_) => open_backend(wanted, direct)?,
+    };
+    let block_bytes = block_bytes.unwrap_or(wanted.block_bytes);
+    Ok(dress(Store::init(&wanted.name, backend, block_bytes)?, wanted))
+}
+
+fn open_backend(wanted: &StoreConfig, direct: bool) -> Result<Arc<dyn Backend>> {
+    let path = match &wanted.place {
+        Place::Memory(name) => {
+            let memory = memories().lock().entry(name.clone()).or_default().clone();
+            return Ok(Arc::new(memory));
+        }
+        Place::Dir(path) => path,
+    };
+    let (mode, group) = (wanted.mode, wanted.group);
+    let key = Key { path: path.clone(), mode, group, direct };
+    let mut shared = shared().lock();
+    if let Some(dir) = shared.get(&key).and_then(Weak::upgrade) {
+        return Ok(dir);
+    }
+    let dir = Arc::new(Dir::open(path, options(wanted, direct))?);
+    shared.retain(|_, dir| dir.strong_count() > 0);
+    shared.insert(key, Arc::downgrade(&dir));
+    Ok(dir)
+}
+
+fn options(wanted: &StoreConfig, direct: bool) -> DirOptions {
+    DirOptions { direct, mode: wanted.mode, group: wanted.group, ..DirOptions::default() }
+}
+
+fn dress(mut store: Store, wanted: &StoreConfig) -> Store {
+    store.log_limit_bytes = wanted.log_limit_bytes;
+    store.origin = Some(wanted.origin());
+    store
+}
+
+fn missing(wanted: &StoreConfig) -> Error {
+    let next = match wanted.name.as_str() {
+        config::STORE_DEFAULT => "archipelago init".to_owned(),
+        name => format!("archipelago init --store {name}"),
+    };
+    Error::sentence(
+        ErrorKind::NotFound,
+        format!("there is no store '{}' yet ({}); make it with: {next}", wanted.name, wanted.origin()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Places;
+
+    // A store that is made where none was meant hides the one that was: only
+    // the built-in default is made by itself, and only on request.
+
+    fn places(folder: &Path) -> Places {
+        Places {
+            only: None,
+            system: folder.join("system.toml"),
+            user: None,
+            data: Some(folder.join("a/b/store")),
+        }
+    }
+
+    fn load(places: &Places) -> Config {
+        config::load_from(places).unwrap()
+    }
+
+    #[test]
+    fn the_default_store_is_made_on_first_use_and_only_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = load(&places(folder.path()));
+        let error = open_configured(&config, None, false, false).unwrap_err();
+        assert!(error.is(ErrorKind::NotFound));
+        let text = error.to_string();
+        assert!(text.contains("a/b/store") && text.contains("no configuration file"), "{text}");
+        assert!(!folder.path().join("a").exists());
+        let made = open_configured(&config, None, false, true).unwrap();
+        let again = open_configured(&config, None, true, false).unwrap();
+        assert_eq!(made.id, again.id);
+    }
+
+    #[test]
+    fn a_configured_store_is_only_made_by_init() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = places(folder.path());
+        let path = folder.path().join("vms");
+        let text = format!("[stores.main]\nurl = 'dir:{}'\nblock_size = '64K'\nlog_limit = '32M'", path.display());
+        std::fs::write(&places.system, text).unwrap();
+        let config = load(&places);
+        let error = open_configured(&config, None, false, true).unwrap_err();
+        let text = error.to_string();
+        assert!(error.is(ErrorKind::NotFound) && text.contains("archipelago init"), "{text}");
+        assert!(text.contains("system.toml"), "{text}");
+        let made = init_store(&config, None, None).unwrap();
+        assert_eq!((made.block_bytes_default, made.log_limit_bytes), (64 << 10, 32 << 20));
+        let error = init_store(&config, None, None).unwrap_err();
+        assert!(error.is(ErrorKind::Exists) && error.to_string().contains("dir:"), "{error}");
+        assert_eq!(open_configured(&config, None, false, false).unwrap().id, made.id);
+    }
+
+    #[test]
+    fn disks_of_one_process_share_the_backend() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = load(&places(folder.path()));
+        drop(open_configured(&config, None, false, true).unwrap());
+        let one = open_configured(&config, None, false, false).unwrap();
+        let two = open_configured(&config, None, false, false).unwrap();
+        let other = open_configured(&config, None, true, false).unwrap();
+        assert!(Arc::ptr_eq(one.control(), two.control()));
+        assert!(!Arc::ptr_eq(one.control(), other.control()));
+    }
+}
