@@ -3,6 +3,8 @@
 //! How this proves that it does not: one suite, one function for each promise
 //! of the contract, is run on every backend and on every wrapper.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 
 use archipelago::backend::conformance;

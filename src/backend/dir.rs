@@ -21,6 +21,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use super::dir_create::{self, Creator};
+use super::dir_data::DirData;
 use super::dir_files::{Access, OpenFile, OpenFiles};
 use super::dir_io;
 use super::dir_layout;
@@ -29,6 +30,7 @@ use super::dir_sync::Syncer;
 use super::dir_sys::{Files, Handle, RealFiles, SyncSite};
 use super::memory::beyond_end;
 use super::{Backend, Capabilities, DataPath, Lock, LockMode, ObjectStat};
+use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
 
@@ -69,6 +71,9 @@ pub(super) struct Inner {
     syncer: Arc<Syncer>,
     creator: Creator,
     path: PathBuf,
+    /// Of data past the page cache; 1 if it goes through it.
+    alignment: usize,
+    has_descriptors: bool,
     data_path: OnceLock<Option<Arc<dyn DataPath>>>,
 }
 
@@ -83,6 +88,23 @@ fn unreachable_directory(path: &Path, source: io::Error) -> Error {
 fn directory_mode(options: &DirOptions) -> u32 {
     let search = (options.mode & 0o444) >> 2;
     options.mode | search | if options.group.is_some() { 0o2000 } else { 0 }
+}
+
+/// What O_DIRECT asks for in this store; 1 if it cannot be had.
+fn direct_alignment(files: &dyn Files, path: &Path, options: &DirOptions) -> usize {
+    let probe = || {
+        let id = clock::random_id().ok()?;
+        let temp = format!("{}/{id}", dir_layout::TEMP);
+        let made = files.create(&temp, options.mode, None);
+        let opened = files.open(&temp, true);
+        let _ = files.unlink(&temp);
+        made.ok()?;
+        files.direct_alignment(&opened.ok()?)
+    };
+    probe().unwrap_or_else(|| {
+        log::warn!("{}: no O_DIRECT here, data goes through the page cache", path.display());
+        1
+    })
 }
 
 impl Dir {
@@ -132,7 +154,8 @@ impl Dir {
             ));
         }
         let open_files_max = options.open_files_max;
-        let open = Arc::new(OpenFiles::new(Arc::clone(&files), open_files_max, options.direct));
+        let alignment = if options.direct { direct_alignment(files.as_ref(), path, &options) } else { 1 };
+        let open = Arc::new(OpenFiles::new(Arc::clone(&files), open_files_max, alignment));
         let made = MadeDirectories::new(Arc::clone(&files), directory_mode(&options), options.group);
         let made = Arc::new(made);
         let syncer = Syncer::new(Arc::clone(&files), Arc::clone(&open), Arc::clone(&made)).map_err(opened)?;
@@ -145,8 +168,9 @@ impl Dir {
             group: options.group,
             has_cleaned: AtomicBool::new(false),
         };
+        let has_descriptors = files.open_dir("").is_ok_and(|root| root.fd().is_some());
         let (path, data_path) = (path.to_owned(), OnceLock::new());
-        Ok(Dir(Arc::new(Inner { files, open, made, syncer, creator, path, data_path })))
+        Ok(Dir(Arc::new(Inner { files, open, made, syncer, creator, path, alignment, has_descriptors, data_path })))
     }
 }
 
@@ -292,7 +316,11 @@ impl Backend for Dir {
     }
 
     fn data_path(&self) -> Option<Arc<dyn DataPath>> {
-        self.0.data_path.get_or_init(|| None).clone()
+        let start = || {
+            // A model of a file system has none.
+            self.0.has_descriptors.then(|| DirData::start(Arc::clone(&self.0.open), self.0.alignment)).flatten()
+        };
+        self.0.data_path.get_or_init(start).clone()
     }
 }
 

@@ -167,22 +167,22 @@ struct Table {
 pub struct OpenFiles {
     files: Arc<dyn Files>,
     open_files_max: usize,
-    /// Blocks and segments go past the page cache.
-    direct: bool,
+    /// Blocks and segments go past the page cache, in units of this; 1 if
+    /// they do not.
+    direct_alignment: usize,
     table: Mutex<Table>,
 }
 
 impl OpenFiles {
-    pub fn new(files: Arc<dyn Files>, open_files_max: usize, direct: bool) -> OpenFiles {
+    pub fn new(files: Arc<dyn Files>, open_files_max: usize, direct_alignment: usize) -> OpenFiles {
         let open_files_max = open_files_max.max(1);
-        OpenFiles { files, open_files_max, direct, table: Mutex::default() }
+        OpenFiles { files, open_files_max, direct_alignment, table: Mutex::default() }
     }
 
     /// The open file of an object, opened if need be.
     pub fn get(&self, operation: &'static str, name: &ObjectName, access: Access) -> Result<Arc<OpenFile>> {
-        if let Some(file) = self.table.lock().open.get(name) {
-            file.used.store(true, Ordering::Relaxed);
-            return Ok(Arc::clone(file));
+        if let Some(file) = self.cached(name) {
+            return Ok(file);
         }
         let (handle, alignment) = self.open(name).map_err(|e| Error::from_io(operation, e).on(name))?;
         let stat = self.files.fstat(&handle).map_err(|e| Error::from_io(operation, e).on(name))?;
@@ -200,20 +200,25 @@ impl OpenFiles {
         Ok(self.insert(name, handle, stat.bytes, alignment))
     }
 
+    /// The file if it is open.
+    pub fn cached(&self, name: &ObjectName) -> Option<Arc<OpenFile>> {
+        let table = self.table.lock();
+        let file = table.open.get(name)?;
+        file.used.store(true, Ordering::Relaxed);
+        Some(Arc::clone(file))
+    }
+
     fn open(&self, name: &ObjectName) -> io::Result<(Handle, usize)> {
         let path = dir_layout::place(name).path();
         if self.is_direct(name) {
-            let handle = self.files.open(&path, true)?;
-            if let Some(alignment) = self.files.direct_alignment(&handle) {
-                return Ok((handle, alignment));
-            }
+            return Ok((self.files.open(&path, true)?, self.direct_alignment));
         }
         Ok((self.files.open(&path, false)?, 1))
     }
 
     /// True if the object's file is to be opened for O_DIRECT.
     pub fn is_direct(&self, name: &ObjectName) -> bool {
-        self.direct && is_data(name)
+        self.direct_alignment > 1 && is_data(name)
     }
 
     /// Takes in a file that was opened or made. If another thread was quicker

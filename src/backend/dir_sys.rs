@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom};
 
@@ -14,7 +15,7 @@ use crate::sys;
 /// An open file or directory. Closed when dropped.
 #[derive(Debug)]
 pub enum Handle {
-    Fd(OwnedFd),
+    Fd(Arc<OwnedFd>),
     /// Of a model.
     Number(u64),
 }
@@ -25,6 +26,18 @@ impl Handle {
             Handle::Fd(fd) => Some(fd.as_fd()),
             Handle::Number(_) => None,
         }
+    }
+
+    /// For requests that may outlive the open file.
+    pub fn shared_fd(&self) -> Option<&Arc<OwnedFd>> {
+        match self {
+            Handle::Fd(fd) => Some(fd),
+            Handle::Number(_) => None,
+        }
+    }
+
+    fn new(fd: OwnedFd) -> Handle {
+        Handle::Fd(Arc::new(fd))
     }
 }
 
@@ -225,22 +238,22 @@ impl Files for RealFiles {
         let open = |access| retry(|| fs::openat(&self.root, path, flags | access, Mode::empty()));
         match open(OFlags::RDWR) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EROFS)) => {
-                open(OFlags::RDONLY).map(Handle::Fd)
+                open(OFlags::RDONLY).map(Handle::new)
             }
-            other => other.map(Handle::Fd),
+            other => other.map(Handle::new),
         }
     }
 
     fn open_dir(&self, path: &str) -> io::Result<Handle> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        retry(|| fs::openat(&self.root, at(path), flags, Mode::empty())).map(Handle::Fd)
+        retry(|| fs::openat(&self.root, at(path), flags, Mode::empty())).map(Handle::new)
     }
 
     fn create(&self, path: &str, mode: u32, group: Option<u32>) -> io::Result<Handle> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = fs::openat(&self.root, path, flags, Mode::from_raw_mode(mode))?;
         set_owner(file.as_fd(), mode, group)?;
-        Ok(Handle::Fd(file))
+        Ok(Handle::new(file))
     }
 
     fn mkdir(&self, path: &str, mode: u32, group: Option<u32>) -> io::Result<()> {
@@ -327,7 +340,8 @@ impl Files for RealFiles {
     }
 
     fn read_dir(&self, path: &str) -> io::Result<Vec<DirEntry>> {
-        let Handle::Fd(directory) = self.open_dir(path)? else { return Ok(Vec::new()) };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = retry(|| fs::openat(&self.root, at(path), flags, Mode::empty()))?;
         let mut entries = Vec::new();
         for entry in fs::Dir::new(directory)? {
             let entry = entry?;

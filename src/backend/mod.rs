@@ -30,6 +30,7 @@ use crate::sys::iobuf::IoBuf;
 
 pub mod dir;
 mod dir_create;
+mod dir_data;
 mod dir_files;
 mod dir_gate;
 mod dir_io;

@@ -40,3 +40,22 @@ pub fn read_cached(fd: BorrowedFd<'_>, offset_bytes: u64, buf: &IoBuf) -> io::Re
     };
     usize::try_from(bytes).map_err(|_| io::Error::last_os_error())
 }
+
+/// Reads or writes as much as the kernel does in one call.
+pub fn transfer(fd: BorrowedFd<'_>, write: bool, offset_bytes: u64, buf: &IoBuf) -> io::Result<usize> {
+    // The kernel takes no more than this at once.
+    const RANGES_MAX: usize = 1024;
+    let iovecs = buf.to_iovecs();
+    let count = iovecs.len().min(RANGES_MAX) as libc::c_int;
+    let offset = libc::off_t::try_from(offset_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the descriptor is open for the call; `iovecs` holds at least
+    // `count` ranges, valid for what is asked (`IoBuf::from_raw`).
+    let bytes = unsafe {
+        if write {
+            libc::pwritev(fd.as_raw_fd(), iovecs.as_ptr(), count, offset)
+        } else {
+            libc::preadv(fd.as_raw_fd(), iovecs.as_ptr(), count, offset)
+        }
+    };
+    usize::try_from(bytes).map_err(|_| io::Error::last_os_error())
+}

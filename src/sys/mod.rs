@@ -6,3 +6,4 @@
 pub mod file;
 pub mod iobuf;
 pub mod signal;
+pub mod uring;
