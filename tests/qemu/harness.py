@@ -254,6 +254,6 @@ def main():
         counts[verdict] += 1
         print(f'{verdict:4} {story}' + (f': {words}' if words else ''), flush=True)
         shutil.rmtree(directory, ignore_errors=True)
-    print(f'qemu behaviour: {counts["ok"]} passed, {counts["FAIL"]} failed, '
+    print(f'behaviour: {counts["ok"]} passed, {counts["FAIL"]} failed, '
           f'{counts["skip"]} skipped')
     return 1 if counts['FAIL'] else 0
