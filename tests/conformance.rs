@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use archipelago::backend::conformance;
 use archipelago::backend::dir::{Dir, DirOptions};
+use archipelago::backend::faulty::Faulty;
 use archipelago::backend::memory::{Memory, CAPABILITIES};
+use archipelago::backend::recording::Recording;
 use archipelago::backend::{Backend, Capabilities};
 
 /// Beside the build's output, which is on a disk: a temporary directory may
@@ -38,6 +40,16 @@ fn memory() {
 fn memory_that_can_do_less() {
     let less = Capabilities { overwrite_in_place: false, fences: false, ..CAPABILITIES };
     conformance::run(|| Arc::new(Memory::with(less)));
+}
+
+#[test]
+fn faulty_without_a_fault() {
+    conformance::run(|| Arc::new(Faulty::new(Arc::new(Memory::new()))));
+}
+
+#[test]
+fn recording() {
+    conformance::run(|| Arc::new(Recording::new(Arc::new(Memory::new()))));
 }
 
 #[test]
