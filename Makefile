@@ -25,7 +25,7 @@ demo:
 
 ## check      every test; the last line counts them (ONLY="group ..." for some)
 check:
-	@scripts/bootstrap build rust guest check
+	@scripts/bootstrap build rust guest check clippy
 	@scripts/check $(ONLY)
 
 ## bench      compare with raw and qcow2 on the same disk
