@@ -38,4 +38,6 @@ pub mod map;
 pub mod store;
 pub mod volume;
 
+pub mod io;
+
 pub use error::{Error, ErrorKind, Result};

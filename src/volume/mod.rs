@@ -68,11 +68,13 @@ pub struct Volume {
     state: Mutex<State>,
     log: Log,
     lease: Mutex<Option<Lease>>,
-    _shared: Option<SharedLease>,
+    shared: Mutex<Option<SharedLease>>,
     maintaining: Mutex<()>,
     flushing: Mutex<()>,
     /// Signalled when no write is in flight to an own object.
     drained: Condvar,
+    /// The lease has been given back: nothing may be served any more.
+    is_closed: AtomicBool,
     is_poisoned: AtomicBool,
     poisoned: Mutex<Option<Error>>,
 }
@@ -116,6 +118,16 @@ impl Volume {
     pub fn is_all_zero(&self) -> bool {
         let state = self.state.lock();
         !state.written && state.head.root.is_zero() && state.head.parent.is_none()
+    }
+
+    /// Own blocks that the log does not know of yet.
+    pub fn unrecorded_count(&self) -> usize {
+        self.state.lock().unrecorded.len()
+    }
+
+    /// Makes the first log segment ahead of need.
+    pub fn prepare_log(&self) -> Result<()> {
+        self.log.prepare().map(drop)
     }
 
     fn parts(&self, offset_bytes: u64, bytes: u64) -> impl Iterator<Item = Part> {
@@ -182,6 +194,12 @@ impl Volume {
 
     /// Error: the first failure, if there was one.
     pub fn check_alive(&self) -> Result<()> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(Error::sentence(
+                ErrorKind::Busy,
+                format!("volume '{}' has been handed over", self.name),
+            ));
+        }
         if !self.is_poisoned.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -236,6 +254,7 @@ impl Volume {
             return Ok(());
         }
         let result = self.close_writable();
+        self.is_closed.store(true, Ordering::Release);
         let clean = result.is_ok() && !self.is_poisoned.load(Ordering::Acquire);
         match self.lease.lock().take() {
             Some(lease) => result.and(lease.release(clean)),
@@ -257,6 +276,11 @@ impl Volume {
             }
         }
         self.log.discard_spare()
+    }
+
+    /// Lets writers in, where this handle kept them out.
+    pub fn release_shared(&self) {
+        drop(self.shared.lock().take());
     }
 
     /// Gives everything up at once, as a crash would: for tests.

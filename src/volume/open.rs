@@ -152,10 +152,11 @@ impl Volume {
             state: Mutex::new(loaded.state),
             log,
             lease: Mutex::new(None),
-            _shared: shared,
+            shared: Mutex::new(shared),
             maintaining: Mutex::new(()),
             flushing: Mutex::new(()),
             drained: Condvar::new(),
+            is_closed: AtomicBool::new(false),
             is_poisoned: AtomicBool::new(false),
             poisoned: Mutex::new(None),
         })

@@ -241,6 +241,11 @@ impl Volume {
         }
     }
 
+    /// Loads the map page of a block, for a plan that lacked it. Blocks.
+    pub fn load_page(&self, block: u64) -> Result<()> {
+        self.load_entry(block)
+    }
+
     /// Loads the map page of a block.
     pub(crate) fn load_entry(&self, block: u64) -> Result<()> {
         let map = Arc::clone(&self.state.lock().map);

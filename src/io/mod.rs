@@ -1,0 +1,351 @@
+//! Requests and threads. A `Device` is an open volume that serves any number
+//! of requests at once: each is split at block borders, goes the shortest way
+//! there is, and is completed exactly once, never on the submitting thread.
+//!
+//! Ways, shortest first: served in the caller's thread (`try_read`); handed
+//! to the backend's data path (io_uring) in the caller's thread; appended to
+//! the log by the log's thread, together with what else is waiting; carried
+//! out by a worker, where something may block.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::backend::DataPath;
+use crate::clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::{SnapshotName, VolumeName};
+use crate::store::Store;
+use crate::sys::iobuf::IoBuf;
+use crate::volume::{Listed, Mode, OpenOptions, Status, Volume};
+
+mod background;
+mod flushes;
+mod ranges;
+mod read;
+mod request;
+mod workers;
+mod write;
+
+pub use request::{Completion, Operation, Request};
+
+use flushes::Flushes;
+use ranges::Ranges;
+use request::Once;
+use workers::Workers;
+
+/// Threads for what may block.
+const WORKER_COUNT: usize = 4;
+
+/// What to open, and how.
+#[derive(Clone, Debug)]
+pub struct DeviceOptions {
+    pub volume: VolumeName,
+    pub snapshot: Option<SnapshotName>,
+    pub open: OpenOptions,
+    /// Flushes return at once: a crash may lose anything.
+    pub no_flush: bool,
+}
+
+/// An open volume with its threads.
+#[derive(Debug)]
+pub struct Device {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    options: Mutex<DeviceOptions>,
+    volume: RwLock<Arc<Volume>>,
+    /// Read without a lock: asked for on every request.
+    size_bytes: AtomicU64,
+    data_path: Option<Arc<dyn DataPath>>,
+    ranges: Ranges,
+    workers: Arc<Workers>,
+    log_thread: Arc<Workers>,
+    flushes: Flushes,
+    background: background::Background,
+    in_flight: AtomicUsize,
+    drain: Mutex<()>,
+    drained: Condvar,
+    /// Milliseconds since the device was opened, of the last request.
+    last_request_ms: AtomicU64,
+    opened: std::time::Instant,
+    closing: AtomicBool,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Device({})", self.volume.read().name)
+    }
+}
+
+fn open_volume(store: &Store, options: &DeviceOptions) -> Result<Arc<Volume>> {
+    match &options.snapshot {
+        Some(snapshot) => Volume::open_snapshot(store, &options.volume, snapshot),
+        None => Volume::open(store, &options.volume, &options.open),
+    }
+}
+
+impl Device {
+    /// Opens a volume or snapshot and starts its threads.
+    pub fn open(store: Store, options: DeviceOptions) -> Result<Device> {
+        let volume = open_volume(&store, &options)?;
+        match Device::start(store, options, &volume) {
+            Ok(device) => Ok(device),
+            Err(error) => {
+                volume.close()?;
+                Err(error)
+            }
+        }
+    }
+
+    fn start(store: Store, options: DeviceOptions, volume: &Arc<Volume>) -> Result<Device> {
+        let inner = Arc::new(Inner {
+            data_path: store.blocks().data_path(),
+            size_bytes: AtomicU64::new(volume.size_bytes()),
+            volume: RwLock::new(Arc::clone(volume)),
+            ranges: Ranges::default(),
+            workers: Workers::start("arch-worker", WORKER_COUNT)?,
+            log_thread: Workers::start("arch-log", 1)?,
+            flushes: Flushes::start(options.no_flush)?,
+            background: background::Background::default(),
+            in_flight: AtomicUsize::new(0),
+            drain: Mutex::new(()),
+            drained: Condvar::new(),
+            last_request_ms: AtomicU64::new(0),
+            opened: clock::now(),
+            closing: AtomicBool::new(false),
+            options: Mutex::new(options),
+            store,
+        });
+        inner.background.start(&inner)?;
+        Ok(Device { inner })
+    }
+
+    pub fn volume(&self) -> Arc<Volume> {
+        self.inner.volume()
+    }
+
+    /// The size now.
+    pub fn size_bytes(&self) -> u64 {
+        self.inner.size_bytes.load(Ordering::Acquire)
+    }
+
+    /// What memory and offsets should be multiples of to avoid a copy.
+    pub fn alignment_bytes(&self) -> usize {
+        self.inner.data_path.as_ref().map_or(1, |path| path.alignment_bytes())
+    }
+
+    /// Starts a request; `done` runs once, on a thread of this device.
+    pub fn submit(&self, request: Request, done: Completion) {
+        let inner = &self.inner;
+        let done = inner.begin(done);
+        match request.operation {
+            Operation::Read { buf } => inner.read(request.offset_bytes, buf, done),
+            Operation::Write { buf, fua } => inner.write(request.offset_bytes, buf, fua, done),
+            Operation::Zero { bytes, fua } => inner.zero(request.offset_bytes, bytes, fua, done),
+            Operation::Flush => inner.flushes.flush(inner.volume(), done),
+            Operation::Resize { shrink } => inner.resize(request.offset_bytes, shrink, done),
+        }
+    }
+
+    /// Reads now if nothing has to be waited for; `None` if it has.
+    pub fn try_read(&self, offset_bytes: u64, buf: &IoBuf) -> Option<Result<()>> {
+        self.inner.try_read(offset_bytes, buf)
+    }
+
+    pub fn block_status(&self, offset_bytes: u64, bytes: u64) -> Result<(Status, u64)> {
+        self.volume().block_status(offset_bytes, bytes)
+    }
+
+    pub fn snapshot(&self, name: &SnapshotName) -> Result<()> {
+        self.volume().snapshot(name)?;
+        self.inner.background.wake();
+        Ok(())
+    }
+
+    /// Makes the content that of a snapshot. No request may be in flight.
+    pub fn rollback(&self, name: &SnapshotName) -> Result<()> {
+        self.inner.wait_drained();
+        let volume = self.volume();
+        volume.rollback(name)?;
+        self.inner.size_bytes.store(volume.size_bytes(), Ordering::Release);
+        Ok(())
+    }
+
+    pub fn remove_snapshot(&self, name: &SnapshotName) -> Result<()> {
+        self.volume().remove_snapshot(name)
+    }
+
+    pub fn snapshots(&self) -> Result<Vec<Listed>> {
+        self.volume().snapshots()
+    }
+
+    /// Drains, flushes and gives the lease up; reads go on to work.
+    pub fn inactivate(&self) -> Result<()> {
+        if self.volume().mode() != Mode::Writable {
+            return Ok(());
+        }
+        self.change_mode(Mode::Inactive)
+    }
+
+    /// Takes the lease and reads the volume's state anew. On a read-only
+    /// volume only the latter.
+    pub fn activate(&self) -> Result<()> {
+        match self.volume().mode() {
+            Mode::Writable => Ok(()),
+            Mode::Inactive => self.change_mode(Mode::Writable),
+            Mode::ReadOnly => self.change_mode(Mode::ReadOnly),
+        }
+    }
+
+    pub fn set_read_only(&self, read_only: bool) -> Result<()> {
+        let wanted = if read_only { Mode::ReadOnly } else { Mode::Writable };
+        if self.volume().mode() == wanted {
+            return Ok(());
+        }
+        if self.inner.options.lock().snapshot.is_some() {
+            return Err(Error::sentence(
+                ErrorKind::Denied,
+                "a snapshot cannot be written to: make a clone of it".to_owned(),
+            ));
+        }
+        self.change_mode(wanted)
+    }
+
+    /// Ends the use of the volume in one mode and opens it in another. If
+    /// that fails, the old mode is tried again.
+    fn change_mode(&self, mode: Mode) -> Result<()> {
+        self.inner.wait_drained();
+        let old = self.volume();
+        let mut options = self.inner.options.lock();
+        let before = options.open.mode;
+        old.close()?;
+        // A shared lease would be in the way of an exclusive one.
+        let name = old.name.clone();
+        old.release_shared();
+        options.open.mode = mode;
+        let opened = match open_volume(&self.inner.store, &options) {
+            Ok(opened) => opened,
+            Err(error) => {
+                options.open.mode = before;
+                ::log::warn!("volume '{name}' stays as it was: {}", error.full());
+                let back = open_volume(&self.inner.store, &options)?;
+                self.inner.adopt(back);
+                return Err(error);
+            }
+        };
+        self.inner.adopt(opened);
+        Ok(())
+    }
+
+    /// Flushes, gives the lease back and ends the threads. Returns after the
+    /// last completion has returned.
+    pub fn close(self) -> Result<()> {
+        let inner = &self.inner;
+        inner.wait_drained();
+        inner.closing.store(true, Ordering::Release);
+        inner.background.stop();
+        inner.flushes.stop();
+        let result = self.volume().close();
+        inner.workers.stop();
+        inner.log_thread.stop();
+        result
+    }
+}
+
+impl Inner {
+    fn volume(&self) -> Arc<Volume> {
+        Arc::clone(&self.volume.read())
+    }
+
+    fn adopt(&self, volume: Arc<Volume>) {
+        self.size_bytes.store(volume.size_bytes(), Ordering::Release);
+        *self.volume.write() = volume;
+    }
+
+    /// Counts a request until its completion has returned.
+    fn begin(self: &Arc<Self>, done: Completion) -> Once {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        let now = self.opened.elapsed().as_millis() as u64;
+        self.last_request_ms.store(now, Ordering::Relaxed);
+        let inner = Arc::clone(self);
+        Once::new(Box::new(move |result| {
+            done(result);
+            if inner.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+                drop(inner.drain.lock());
+                inner.drained.notify_all();
+            }
+        }))
+    }
+
+    fn wait_drained(&self) {
+        let mut guard = self.drain.lock();
+        while self.in_flight.load(Ordering::Acquire) > 0 {
+            self.drained.wait_for(&mut guard, Duration::from_millis(100));
+        }
+    }
+
+    /// For how long nothing was asked for.
+    fn idle_for(&self) -> Duration {
+        let last = self.last_request_ms.load(Ordering::Relaxed);
+        self.opened.elapsed().saturating_sub(Duration::from_millis(last))
+    }
+
+    /// Completes on a worker: never on the submitting thread.
+    fn complete_later(&self, done: Once, result: Result<()>) {
+        self.workers.run(move || done.complete(result));
+    }
+
+    fn resize(self: &Arc<Self>, size_bytes: u64, shrink: bool, done: Once) {
+        let inner = Arc::clone(self);
+        let from = size_bytes.min(self.size_bytes.load(Ordering::Acquire));
+        // Writes beyond the new end finish first, and none begins before.
+        self.with_range(from, u64::MAX, move |held| {
+            let worker = Arc::clone(&inner);
+            inner.workers.run(move || {
+                let volume = worker.volume();
+                let result = volume.resize(size_bytes, shrink);
+                worker.size_bytes.store(volume.size_bytes(), Ordering::Release);
+                worker.leave(held);
+                done.complete(result);
+            });
+        });
+    }
+
+    fn zero(self: &Arc<Self>, offset_bytes: u64, bytes: u64, fua: bool, done: Once) {
+        let inner = Arc::clone(self);
+        let end = offset_bytes.saturating_add(bytes);
+        self.with_range(offset_bytes, end, move |held| {
+            let worker = Arc::clone(&inner);
+            inner.workers.run(move || {
+                let volume = worker.volume();
+                let result = volume.write_zeroes(offset_bytes, bytes);
+                worker.leave(held);
+                match result {
+                    Ok(()) if fua => worker.flushes.flush(volume, done),
+                    result => done.complete(result),
+                }
+            });
+        });
+    }
+
+    fn with_range(&self, start: u64, end: u64, run: impl FnOnce(ranges::Held) + Send + 'static) {
+        let start = self.ranges.enter(start, end, |held| Box::new(move || run(held)));
+        if let Some(start) = start {
+            start();
+        }
+    }
+
+    fn leave(&self, held: ranges::Held) {
+        for start in self.ranges.leave(held) {
+            start();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

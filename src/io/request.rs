@@ -1,0 +1,48 @@
+//! What a caller submits.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::iobuf::IoBuf;
+
+/// Runs once, on a thread of the device.
+pub type Completion = Box<dyn FnOnce(Result<()>) + Send>;
+
+#[derive(Clone, Debug)]
+pub enum Operation {
+    Read { buf: IoBuf },
+    Write { buf: IoBuf, fua: bool },
+    /// Also what a discard is: discarded bytes read as zeroes.
+    Zero { bytes: u64, fua: bool },
+    Flush,
+    Resize { shrink: bool },
+}
+
+/// One request. `offset_bytes` is the new size of a resize.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub offset_bytes: u64,
+    pub operation: Operation,
+}
+
+/// Makes sure that a completion runs exactly once, with an error if the
+/// request is dropped on the way.
+pub struct Once(Option<Completion>);
+
+impl Once {
+    pub fn new(done: Completion) -> Once {
+        Once(Some(done))
+    }
+
+    pub fn complete(mut self, result: Result<()>) {
+        if let Some(done) = self.0.take() {
+            done(result);
+        }
+    }
+}
+
+impl Drop for Once {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done(Err(Error::new(ErrorKind::Internal, "carry out a request")));
+        }
+    }
+}

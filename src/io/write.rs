@@ -1,0 +1,161 @@
+//! Writes.
+
+use std::sync::Arc;
+
+use super::ranges::Held;
+use super::read::Join;
+use super::request::Once;
+use super::Inner;
+use crate::error::Result;
+use crate::sys::iobuf::IoBuf;
+use crate::volume::{parts, Begun, NotNow, Part, Volume, Way};
+
+/// One write request on its way.
+struct Writing {
+    inner: Arc<Inner>,
+    volume: Arc<Volume>,
+    join: Arc<Join>,
+    /// What was begun, for FUA.
+    begun: Arc<parking_lot::Mutex<Vec<Begun>>>,
+}
+
+impl Inner {
+    pub(super) fn write(self: &Arc<Self>, offset_bytes: u64, buf: IoBuf, fua: bool, done: Once) {
+        let end = offset_bytes.saturating_add(buf.len() as u64);
+        if buf.is_empty() {
+            return self.complete_later(done, Ok(()));
+        }
+        let inner = Arc::clone(self);
+        self.with_range(offset_bytes, end, move |held| inner.start_write(offset_bytes, buf, fua, held, done));
+    }
+
+    /// The range is ours: begins every part.
+    fn start_write(self: Arc<Self>, offset_bytes: u64, buf: IoBuf, fua: bool, held: Held, done: Once) {
+        let volume = self.volume();
+        if let Err(error) = volume.check_range(offset_bytes, buf.len() as u64) {
+            self.complete_later(done, Err(error));
+            return self.leave(held);
+        }
+        let all: Vec<Part> = parts(volume.block_bytes, offset_bytes, buf.len() as u64).collect();
+        let begun = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let (inner, ours, writes) = (Arc::clone(&self), Arc::clone(&volume), Arc::clone(&begun));
+        let join = Join::new(all.len(), move |result: Result<()>| {
+            inner.leave(held);
+            match result {
+                Ok(()) if fua => inner.flushes.make_durable(ours, std::mem::take(&mut writes.lock()), done),
+                result => done.complete(result),
+            }
+        });
+        for part in all {
+            let slice = buf.slice(part.at as usize, (part.end - part.start) as usize);
+            let writing = Writing {
+                inner: Arc::clone(&self),
+                volume: Arc::clone(&volume),
+                join: Arc::clone(&join),
+                begun: Arc::clone(&begun),
+            };
+            writing.begin(part, slice, false);
+        }
+    }
+
+    fn drive_log_later(&self, volume: Arc<Volume>) {
+        self.log_thread.run(move || volume.drive_log());
+    }
+}
+
+impl Writing {
+    /// Begins a part; `may_block`: this is a worker.
+    fn begin(self, part: Part, buf: IoBuf, may_block: bool) {
+        match self.volume.begin_write(part.block, part.start, part.end) {
+            Ok(Ok(begun)) => {
+                self.begun.lock().push(begun.clone());
+                self.carry_out(begun, buf, may_block);
+            }
+            Ok(Err(NotNow::NotLoaded)) if may_block => match self.volume.load_page(part.block) {
+                Ok(()) => self.begin(part, buf, true),
+                Err(error) => self.join.finish(Err(error)),
+            },
+            Ok(Err(NotNow::NotLoaded)) => {
+                let workers = Arc::clone(&self.inner.workers);
+                workers.run(move || self.begin(part, buf, true));
+            }
+            Ok(Err(NotNow::LogFull)) => {
+                let inner = Arc::clone(&self.inner);
+                inner.background.park(Box::new(move |result| match result {
+                    Ok(()) => {
+                        let workers = Arc::clone(&self.inner.workers);
+                        workers.run(move || self.begin(part, buf, true));
+                    }
+                    Err(error) => self.fail_later(error),
+                }));
+            }
+            Err(error) => self.fail_later(error),
+        }
+    }
+
+    fn fail_later(self, error: crate::error::Error) {
+        let workers = Arc::clone(&self.inner.workers);
+        workers.run(move || self.join.finish(Err(error)));
+    }
+
+    fn carry_out(self, begun: Begun, buf: IoBuf, may_block: bool) {
+        match begun.way {
+            Way::Log => {
+                let join = Arc::clone(&self.join);
+                let done = Box::new(move |result| join.finish(result));
+                if self.volume.log_write(&begun, Some(buf), done) {
+                    self.inner.drive_log_later(Arc::clone(&self.volume));
+                }
+            }
+            Way::InPlace => self.write_own(begun, buf, may_block),
+            Way::Direct | Way::Whole if may_block => match self.volume.make_object(&begun) {
+                Ok(()) => self.write_own(begun, buf, true),
+                Err(error) => {
+                    let result = self.volume.end_write(&begun, Err(error));
+                    self.join.finish(result);
+                }
+            },
+            Way::Direct | Way::Whole => {
+                let workers = Arc::clone(&self.inner.workers);
+                workers.run(move || self.carry_out(begun, buf, true));
+            }
+        }
+    }
+
+    /// Writes into the own object: natively where that is possible.
+    fn write_own(self, begun: Begun, buf: IoBuf, may_block: bool) {
+        let name = begun.name();
+        let offset_bytes = u64::from(begun.start);
+        let native = self.inner.data_path.as_ref().filter(|path| {
+            let alignment = path.alignment_bytes();
+            offset_bytes % alignment as u64 == 0 && buf.is_aligned(alignment)
+        });
+        if let Some(path) = native.cloned() {
+            // A write that makes own granules visible may have to load a map
+            // page when it ends: not on the data path's thread.
+            let ends_here = begun.way == Way::InPlace;
+            let done = Box::new(move |result| {
+                if ends_here {
+                    let result = self.volume.end_write(&begun, result);
+                    return self.join.finish(result);
+                }
+                let workers = Arc::clone(&self.inner.workers);
+                workers.run(move || {
+                    let result = self.volume.end_write(&begun, result);
+                    self.join.finish(result);
+                });
+            });
+            return path.submit_write(&name, offset_bytes, buf, done);
+        }
+        if !may_block {
+            let workers = Arc::clone(&self.inner.workers);
+            workers.run(move || self.write_own(begun, buf, true));
+            return;
+        }
+        let mut data = vec![0; buf.len()];
+        buf.copy_to(0, &mut data);
+        let result = self.volume.store.blocks().write_at(&name, offset_bytes, &data);
+        let result = self.volume.end_write(&begun, result);
+        self.join.finish(result);
+    }
+}
