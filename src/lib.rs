@@ -38,6 +38,7 @@ pub mod map;
 pub mod store;
 pub mod volume;
 
+pub mod capi;
 pub mod io;
 
 pub use error::{Error, ErrorKind, Result};

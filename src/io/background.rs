@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::workers::guarded;
 use super::Inner;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::thread;
 use crate::volume::Mode;
 
@@ -91,7 +92,9 @@ fn run(inner: &Weak<Inner>) {
         let Some(inner) = inner.upgrade() else { return };
         // After a failure it is not tried again at once.
         let Some(parked) = inner.background.next(!more || failures > 0) else { return };
-        more = match turn(&inner, parked) {
+        let mut outcome = Err(Error::new(ErrorKind::Internal, "work in the background"));
+        guarded(&inner.volume, || outcome = turn(&inner, parked));
+        more = match outcome {
             Ok(more) => {
                 failures = 0;
                 more

@@ -7,6 +7,7 @@ use crossbeam_channel::{unbounded, Receiver, Sender};
 use parking_lot::Mutex;
 
 use super::request::Once;
+use super::workers::{guarded, Serving};
 use crate::error::Result;
 use crate::thread;
 use crate::volume::{Begun, Volume};
@@ -26,9 +27,10 @@ pub struct Flushes {
 }
 
 impl Flushes {
-    pub fn start(no_flush: bool) -> Result<Flushes> {
+    pub fn start(no_flush: bool, serving: &Serving) -> Result<Flushes> {
         let (sender, receiver) = unbounded();
-        let thread = thread::spawn("arch-flush", move || run(&receiver, no_flush))?;
+        let serving = Arc::clone(serving);
+        let thread = thread::spawn("arch-flush", move || run(&receiver, no_flush, &serving))?;
         Ok(Flushes { no_flush, sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
     }
 
@@ -59,22 +61,27 @@ impl Flushes {
     }
 }
 
-fn run(receiver: &Receiver<Waiting>, no_flush: bool) {
+fn run(receiver: &Receiver<Waiting>, no_flush: bool, serving: &Serving) {
     while let Ok(first) = receiver.recv() {
         let mut group = vec![first];
         group.extend(receiver.try_iter());
-        let volume = Arc::clone(&group[0].volume);
-        let result = match group.as_slice() {
-            _ if no_flush => volume.check_alive(),
-            [Waiting { begun: Some(begun), .. }] => volume.make_durable(begun),
-            _ => volume.flush(),
+        guarded(serving, || serve(group, no_flush));
+    }
+}
+
+/// One sync for all who wait.
+fn serve(group: Vec<Waiting>, no_flush: bool) {
+    let volume = Arc::clone(&group[0].volume);
+    let result = match group.as_slice() {
+        _ if no_flush => volume.check_alive(),
+        [Waiting { begun: Some(begun), .. }] => volume.make_durable(begun),
+        _ => volume.flush(),
+    };
+    for waiting in group {
+        let result = match &result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.duplicate()),
         };
-        for waiting in group {
-            let result = match &result {
-                Ok(()) => Ok(()),
-                Err(error) => Err(error.duplicate()),
-            };
-            waiting.done.complete(result);
-        }
+        waiting.done.complete(result);
     }
 }

@@ -34,7 +34,7 @@ pub use request::{Completion, Operation, Request};
 use flushes::Flushes;
 use ranges::Ranges;
 use request::Once;
-use workers::Workers;
+use workers::{Serving, Workers};
 
 /// Threads for what may block.
 const WORKER_COUNT: usize = 4;
@@ -58,7 +58,7 @@ pub struct Device {
 struct Inner {
     store: Store,
     options: Mutex<DeviceOptions>,
-    volume: RwLock<Arc<Volume>>,
+    volume: Serving,
     /// Read without a lock: asked for on every request.
     size_bytes: AtomicU64,
     data_path: Option<Arc<dyn DataPath>>,
@@ -103,14 +103,15 @@ impl Device {
     }
 
     fn start(store: Store, options: DeviceOptions, volume: &Arc<Volume>) -> Result<Device> {
+        let serving: Serving = Arc::new(RwLock::new(Arc::clone(volume)));
         let inner = Arc::new(Inner {
             data_path: store.blocks().data_path(),
             size_bytes: AtomicU64::new(volume.size_bytes()),
-            volume: RwLock::new(Arc::clone(volume)),
+            volume: Arc::clone(&serving),
             ranges: Ranges::default(),
-            workers: Workers::start("arch-worker", WORKER_COUNT)?,
-            log_thread: Workers::start("arch-log", 1)?,
-            flushes: Flushes::start(options.no_flush)?,
+            workers: Workers::start("arch-worker", WORKER_COUNT, &serving)?,
+            log_thread: Workers::start("arch-log", 1, &serving)?,
+            flushes: Flushes::start(options.no_flush, &serving)?,
             background: background::Background::default(),
             in_flight: AtomicUsize::new(0),
             drain: Mutex::new(()),
@@ -150,6 +151,12 @@ impl Device {
             Operation::Flush => inner.flushes.flush(inner.volume(), done),
             Operation::Resize { shrink } => inner.resize(request.offset_bytes, shrink, done),
         }
+    }
+
+    /// Completes a request that could not even be submitted.
+    pub fn fail_later(&self, error: Error, done: Completion) {
+        let done = self.inner.begin(done);
+        self.inner.complete_later(done, Err(error));
     }
 
     /// Reads now if nothing has to be waited for; `None` if it has.

@@ -5,12 +5,27 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{unbounded, Receiver, Sender};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::thread;
+use crate::volume::Volume;
 
 pub type Job = Box<dyn FnOnce() + Send>;
+
+/// The volume that a device serves now.
+pub type Serving = Arc<RwLock<Arc<Volume>>>;
+
+/// Runs `work`; a panic in it stops this one volume and nothing else.
+pub fn guarded(serving: &Serving, work: impl FnOnce()) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+        let volume = Arc::clone(&serving.read());
+        volume.poison(Error::sentence(
+            ErrorKind::Internal,
+            "a fault in libarchipelago (please report it with what standard error says)",
+        ));
+    }
+}
 
 /// Threads that run jobs, oldest first.
 #[derive(Debug)]
@@ -20,14 +35,14 @@ pub struct Workers {
 }
 
 impl Workers {
-    pub fn start(name: &str, count: usize) -> Result<Arc<Workers>> {
+    pub fn start(name: &str, count: usize, serving: &Serving) -> Result<Arc<Workers>> {
         let (sender, receiver): (Sender<Job>, Receiver<Job>) = unbounded();
         let mut threads = Vec::new();
         for _ in 0..count {
-            let receiver = receiver.clone();
+            let (receiver, serving) = (receiver.clone(), Arc::clone(serving));
             threads.push(thread::spawn(name, move || {
                 while let Ok(job) = receiver.recv() {
-                    job();
+                    guarded(&serving, job);
                 }
             })?);
         }

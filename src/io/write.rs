@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::ranges::Held;
 use super::read::Join;
 use super::request::Once;
+use super::workers::guarded;
 use super::Inner;
 use crate::error::Result;
 use crate::sys::iobuf::IoBuf;
@@ -136,8 +137,11 @@ impl Writing {
             let ends_here = begun.way == Way::InPlace;
             let done = Box::new(move |result| {
                 if ends_here {
-                    let result = self.volume.end_write(&begun, result);
-                    return self.join.finish(result);
+                    let serving = Arc::clone(&self.inner.volume);
+                    return guarded(&serving, move || {
+                        let result = self.volume.end_write(&begun, result);
+                        self.join.finish(result);
+                    });
                 }
                 let workers = Arc::clone(&self.inner.workers);
                 workers.run(move || {

@@ -1,0 +1,168 @@
+//! Opening, creating and asking: the calls that may block.
+
+use std::path::Path;
+
+use super::handle::{check_flags, Handle, Info};
+use super::{mode_of, DIRECT, FORCE_SHARE, INACTIVE, NO_FLUSH, READ_ONLY};
+use crate::catalog::{clone, snapshot, volume as names};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::{Device, DeviceOptions};
+use crate::name::{SnapshotName, VolumeName};
+use crate::store::open::open_store;
+use crate::store::Store;
+use crate::volume::{Mode, OpenOptions, Status, Volume};
+
+type Options = [(String, String)];
+
+/// The options of one call, each used at most once.
+#[derive(Default)]
+struct Parsed {
+    volume: Option<String>,
+    snapshot: Option<String>,
+    store: Option<String>,
+    config: Option<String>,
+    block_size: Option<String>,
+    from: Option<String>,
+}
+
+fn parse(options: &Options, known: &[&str]) -> Result<Parsed> {
+    let mut parsed = Parsed::default();
+    for (key, value) in options {
+        let slot = match key.as_str() {
+            "volume" => &mut parsed.volume,
+            "snapshot" => &mut parsed.snapshot,
+            "store" => &mut parsed.store,
+            "config" => &mut parsed.config,
+            "block-size" => &mut parsed.block_size,
+            "from" => &mut parsed.from,
+            _ => return Err(unknown(key, known)),
+        };
+        if !known.contains(&key.as_str()) {
+            return Err(unknown(key, known));
+        }
+        if slot.replace(value.clone()).is_some() {
+            return Err(Error::sentence(ErrorKind::Invalid, format!("option '{key}' is given twice")));
+        }
+    }
+    Ok(parsed)
+}
+
+fn unknown(key: &str, known: &[&str]) -> Error {
+    Error::sentence(
+        ErrorKind::Invalid,
+        format!("option '{key}' is not known here; there are {}", known.join(", ")),
+    )
+}
+
+impl Parsed {
+    fn volume(&self) -> Result<VolumeName> {
+        match &self.volume {
+            Some(name) => VolumeName::new(name),
+            None => Err(Error::sentence(ErrorKind::Invalid, "which volume? (option volume=NAME)")),
+        }
+    }
+
+    fn store(&self, direct: bool, create: bool) -> Result<Store> {
+        open_store(self.store.as_deref(), self.config.as_deref().map(Path::new), direct, create)
+    }
+}
+
+pub fn open(options: &Options, flags: u32) -> Result<Handle> {
+    check_flags(flags, READ_ONLY | INACTIVE | DIRECT | FORCE_SHARE | NO_FLUSH)?;
+    let parsed = parse(options, &["volume", "snapshot", "store", "config"])?;
+    let volume = parsed.volume()?;
+    let snapshot = parsed.snapshot.as_deref().map(SnapshotName::new).transpose()?;
+    let store = parsed.store(flags & DIRECT != 0, false)?;
+    let mode = match flags {
+        _ if flags & INACTIVE != 0 => Mode::Inactive,
+        _ if flags & READ_ONLY != 0 || snapshot.is_some() => Mode::ReadOnly,
+        _ => Mode::Writable,
+    };
+    let open = OpenOptions {
+        mode,
+        force_share: flags & FORCE_SHARE != 0,
+        log_limit_bytes: store.log_limit_bytes,
+        ..OpenOptions::default()
+    };
+    let no_flush = flags & NO_FLUSH != 0;
+    let device = Device::open(store, DeviceOptions { volume, snapshot, open, no_flush })?;
+    Ok(Handle { device })
+}
+
+/// A size such as 65536, 64K or 4M.
+fn parse_size(text: &str) -> Result<u64> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
+        Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
+        _ => (text, 0),
+    };
+    let value = digits.parse::<u64>().ok().and_then(|value| value.checked_mul(1 << shift));
+    value.ok_or_else(|| {
+        Error::sentence(ErrorKind::Invalid, format!("block-size '{text}' is not a size: use bytes, K or M"))
+    })
+}
+
+pub fn create(options: &Options, size_bytes: u64) -> Result<()> {
+    let parsed = parse(options, &["volume", "store", "config", "block-size", "from"])?;
+    let name = parsed.volume()?;
+    let store = parsed.store(false, true)?;
+    let Some(from) = &parsed.from else {
+        let block_bytes = match &parsed.block_size {
+            Some(text) => parse_size(text)?,
+            None => store.block_bytes_default,
+        };
+        return names::create(&store, &name, size_bytes, block_bytes).map(drop);
+    };
+    if parsed.block_size.is_some() {
+        let message = "a clone has the block size of its snapshot: leave block-size out";
+        return Err(Error::sentence(ErrorKind::Invalid, message));
+    }
+    let Some((volume, which)) = from.split_once('@') else {
+        return Err(Error::sentence(ErrorKind::Invalid, format!("from '{from}' is not of the form VOLUME@SNAPSHOT")));
+    };
+    let id = names::lookup(&store, &VolumeName::new(volume)?)?;
+    let source = snapshot::find(&store, id, &SnapshotName::new(which)?)?;
+    let size_bytes = if size_bytes == 0 { None } else { Some(size_bytes) };
+    clone::clone(&store, &source, &name, size_bytes).map(drop)
+}
+
+pub fn remove(options: &Options) -> Result<()> {
+    let parsed = parse(options, &["volume", "store", "config"])?;
+    let store = parsed.store(false, false)?;
+    names::remove(&store, &parsed.volume()?, false).map(drop)
+}
+
+pub fn info(handle: &Handle) -> Result<Info> {
+    let volume = handle.device.volume();
+    let usage = quick_usage(&volume);
+    let alignment = handle.device.alignment_bytes() as u32;
+    Ok(Info {
+        size_bytes: handle.device.size_bytes(),
+        block_bytes: volume.block_bytes,
+        own_bytes: usage.0,
+        shared_bytes: usage.1,
+        request_alignment_bytes: if alignment > 1 { 512 } else { 1 },
+        memory_alignment_bytes: alignment.max(1),
+        volume_id: volume.id.to_bytes(),
+        read_only: u8::from(volume.mode() == Mode::ReadOnly),
+        active: u8::from(mode_of(handle) != Mode::Inactive),
+        zero_init: u8::from(volume.is_all_zero()),
+        reserved: [0; 37],
+    })
+}
+
+/// Own and shared bytes; zeroes if that cannot be told now.
+fn quick_usage(volume: &Volume) -> (u64, u64) {
+    match volume.usage() {
+        Ok(usage) => (usage.own_bytes + usage.log_bytes, usage.shared_bytes),
+        Err(error) => {
+            ::log::debug!("usage of '{}': {}", volume.name, error.full());
+            (0, 0)
+        }
+    }
+}
+
+pub fn status(handle: &Handle, offset_bytes: u64, bytes: u64) -> Result<(i32, u64)> {
+    let (status, length) = handle.device.block_status(offset_bytes, bytes)?;
+    Ok((if status == Status::Data { 1 } else { 2 }, length))
+}
