@@ -96,9 +96,7 @@ pub fn write(files: &dyn Files, file: &OpenFile, offset_bytes: u64, data: &[u8])
     }
     let alignment = file.alignment as u64;
     if alignment == 1 {
-        let result = write_through(files, file, offset_bytes, data);
-        file.mark.wrote();
-        return result;
+        return mark(file, write_through(files, file, offset_bytes, data));
     }
     let result = if offset_bytes % alignment == 0 && data.len() as u64 % alignment == 0 {
         file.gate.enter();
@@ -108,7 +106,15 @@ pub fn write(files: &dyn Files, file: &OpenFile, offset_bytes: u64, data: &[u8])
     } else {
         file.gate.alone(|| write_parts(files, file, offset_bytes, data))
     };
-    file.mark.wrote();
+    mark(file, result)
+}
+
+/// Remembers that there is something to sync. A stale file has taken nothing:
+/// the write is done again, whole, on the file that is looked up next.
+fn mark(file: &OpenFile, result: io::Result<()>) -> io::Result<()> {
+    if !result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ESTALE)) {
+        file.mark.wrote();
+    }
     result
 }
 
@@ -177,8 +183,7 @@ pub fn punch(files: &dyn Files, file: &OpenFile, offset_bytes: u64, bytes: u64) 
         file.gate.enter();
         let result = files.punch(&file.handle, first, last - first);
         file.gate.leave();
-        file.mark.wrote();
-        match result {
+        match mark(file, result) {
             Err(error) if is_unsupported(&error) => write_zeroes(files, file, first, last - first)?,
             other => other?,
         }
