@@ -9,6 +9,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)/release
 VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
 STATES ?= 1000000
 INSTALL := install
+MANDIR = $(PREFIX)/share/man/man1
+BASH_WORDS = $(PREFIX)/share/bash-completion/completions
+ZSH_WORDS = $(PREFIX)/share/zsh/site-functions
+FISH_WORDS = $(PREFIX)/share/fish/vendor_completions.d
 
 .DEFAULT_GOAL := build
 .PHONY: build demo check bench crash install uninstall clean help
@@ -52,15 +56,18 @@ install:
 	ln -sf libarchipelago.so.0 $(DESTDIR)$(LIBDIR)/libarchipelago.so
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' \
 	    archipelago.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/archipelago.pc
+	$(INSTALL) -d $(DESTDIR)$(MANDIR) $(DESTDIR)$(BASH_WORDS) $(DESTDIR)$(ZSH_WORDS) $(DESTDIR)$(FISH_WORDS)
+	$(TARGET)/archipelago man $(DESTDIR)$(MANDIR)
+	$(TARGET)/archipelago completions bash >$(DESTDIR)$(BASH_WORDS)/archipelago
+	$(TARGET)/archipelago completions zsh >$(DESTDIR)$(ZSH_WORDS)/_archipelago
+	$(TARGET)/archipelago completions fish >$(DESTDIR)$(FISH_WORDS)/archipelago.fish
 
 ## uninstall  what `install` installed with the same PREFIX
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/archipelago $(DESTDIR)$(PREFIX)/include/archipelago.h
 	rm -f $(DESTDIR)$(LIBDIR)/libarchipelago.so* $(DESTDIR)$(LIBDIR)/pkgconfig/archipelago.pc
-	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/archipelago*.1
-	rm -f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/archipelago
-	rm -f $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_archipelago
-	rm -f $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/archipelago.fish
+	rm -f $(DESTDIR)$(MANDIR)/archipelago*.1 $(DESTDIR)$(BASH_WORDS)/archipelago
+	rm -f $(DESTDIR)$(ZSH_WORDS)/_archipelago $(DESTDIR)$(FISH_WORDS)/archipelago.fish
 
 ## clean      what was built here (the cache in ~/.cache/archipelago stays)
 clean:
