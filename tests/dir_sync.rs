@@ -161,7 +161,13 @@ fn scenario(run: &mut Run) {
 }
 
 /// What is wrong after a crash in `state`, if anything.
-fn check(run: &Run, file_system: FileSystem, step: usize, live: &Dir, state: Option<State>) -> Option<String> {
+fn check(
+    run: &Run,
+    file_system: FileSystem,
+    step: usize,
+    live: &Dir,
+    state: Option<State>,
+) -> Option<String> {
     let Some(state) = state else { return Some("the store is gone".into()) };
     let model = Model::from_state(state, file_system, None);
     let dir = match open(&model) {
@@ -212,7 +218,6 @@ fn nothing_durable_is_lost() {
         let (states, wrong) = explore(file_system, None);
         assert_eq!(wrong, None);
         assert!(states > 1000, "only {states} states");
-        println!("{states} states");
     }
 }
 
@@ -220,7 +225,6 @@ fn nothing_durable_is_lost() {
 fn every_sync_is_needed() {
     for site in SyncSite::ALL {
         let found = [EXT4, NFS].map(|file_system| explore(file_system, Some(site)).1);
-        println!("without {site:?}: {found:?}");
         assert!(found.iter().any(Option::is_some), "nothing is wrong without {site:?}");
     }
 }

@@ -176,7 +176,8 @@ fn reads_are_short_only_at_the_end(open: Open<'_>) {
     for (index, bytes) in [(1, 8192_usize), (2, 10_000)] {
         let data = pattern(7, bytes);
         store.create(&block(index), &data).unwrap();
-        for (offset, wanted) in [(0, bytes), (0, bytes + 1), (513, 4096), (bytes - 1, 5), (4095, 2), (17, 0)] {
+        let shapes = [(0, bytes), (0, bytes + 1), (513, 4096), (bytes - 1, 5), (4095, 2), (17, 0)];
+        for (offset, wanted) in shapes {
             let mut buf = vec![0xee; wanted];
             let got = store.read_at(&block(index), offset as u64, &mut buf).unwrap();
             assert_eq!(got, wanted.min(bytes - offset), "{wanted} bytes at {offset} of {bytes}");
@@ -264,7 +265,8 @@ fn punched_ranges_are_zeroes(open: Open<'_>) {
         let name = block(index);
         let mut mirror = pattern(3, bytes);
         store.create(&name, &mirror).unwrap();
-        let shapes = [(4096, 4096), (100, 5), (10_000, 9000), (20_479, 4098), (bytes - 5000, 5000), (9, 0), (0, bytes)];
+        let tail = (bytes - 5000, 5000);
+        let shapes = [(4096, 4096), (100, 5), (10_000, 9000), (20_479, 4098), tail, (9, 0), (0, bytes)];
         for (offset, length) in shapes {
             store.punch(&name, offset as u64, length as u64).unwrap();
             mirror[offset..offset + length].fill(0);

@@ -114,8 +114,9 @@ pub(super) fn the_data_path_takes_many_at_once(open: Open<'_>) {
 pub(super) fn the_data_path_reports_errors(open: Open<'_>) {
     let store = open();
     let Some(path) = data_path_of(&store) else { return };
-    let read = |name: &ObjectName, offset| wait(|done| path.submit_read(name, offset, IoBuf::alloc(4096), done));
-    let write = |name: &ObjectName, offset| wait(|done| path.submit_write(name, offset, IoBuf::alloc(4096), done));
+    let buf = || IoBuf::alloc(4096);
+    let read = |name: &ObjectName, at| wait(|done| path.submit_read(name, at, buf(), done));
+    let write = |name: &ObjectName, at| wait(|done| path.submit_write(name, at, buf(), done));
     assert_kind(read(&block(1), 0), ErrorKind::NotFound);
     assert_kind(write(&block(1), 0), ErrorKind::NotFound);
     store.create(&block(1), &pattern(1, 8192)).unwrap();

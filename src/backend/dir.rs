@@ -170,7 +170,17 @@ impl Dir {
         };
         let has_descriptors = files.open_dir("").is_ok_and(|root| root.fd().is_some());
         let (path, data_path) = (path.to_owned(), OnceLock::new());
-        Ok(Dir(Arc::new(Inner { files, open, made, syncer, creator, path, alignment, has_descriptors, data_path })))
+        Ok(Dir(Arc::new(Inner {
+            files,
+            open,
+            made,
+            syncer,
+            creator,
+            path,
+            alignment,
+            has_descriptors,
+            data_path,
+        })))
     }
 }
 
@@ -318,7 +328,10 @@ impl Backend for Dir {
     fn data_path(&self) -> Option<Arc<dyn DataPath>> {
         let start = || {
             // A model of a file system has none.
-            self.0.has_descriptors.then(|| DirData::start(Arc::clone(&self.0.open), self.0.alignment)).flatten()
+            if !self.0.has_descriptors {
+                return None;
+            }
+            DirData::start(Arc::clone(&self.0.open), self.0.alignment)
         };
         self.0.data_path.get_or_init(start).clone()
     }

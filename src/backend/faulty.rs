@@ -108,7 +108,9 @@ impl Rule {
     }
 
     fn fits(&self, method: Method, names: &[&ObjectName]) -> bool {
-        let named = || self.prefix.is_empty() || names.iter().any(|n| n.to_string().starts_with(&self.prefix));
+        let named = || {
+            self.prefix.is_empty() || names.iter().any(|n| n.to_string().starts_with(&self.prefix))
+        };
         self.method.is_none_or(|own| own == method) && named()
     }
 }
