@@ -15,6 +15,11 @@ pub fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// Waits, on a thread that may.
+pub fn sleep(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// A random id, never `Id::NONE`.
 pub fn random_id() -> Result<Id> {
     loop {

@@ -118,7 +118,9 @@ fn turn(inner: &Arc<Inner>, parked: Vec<Parked>) -> Result<bool> {
         return Ok(false);
     }
     if !parked.is_empty() {
-        let result = volume.make_room();
+        // Full: until there is room. Getting full: each turn settles a batch
+        // and lets those go on who wait, so that speed falls smoothly.
+        let result = volume.settle_some().and_then(|()| volume.make_room());
         for then in parked {
             let copy = match &result {
                 Ok(()) => Ok(()),

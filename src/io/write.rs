@@ -11,6 +11,16 @@ use crate::error::Result;
 use crate::sys::iobuf::IoBuf;
 use crate::volume::{parts, Begun, NotNow, Part, Volume, Way};
 
+/// Where a part is being begun.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// On the submitting thread: nothing may block.
+    Submitted,
+    Worker,
+    /// On a worker, after it has waited for the log.
+    Slowed,
+}
+
 /// One write request on its way.
 struct Writing {
     inner: Arc<Inner>,
@@ -55,7 +65,7 @@ impl Inner {
                 join: Arc::clone(&join),
                 begun: Arc::clone(&begun),
             };
-            writing.begin(part, slice, false);
+            writing.begin(part, slice, Stage::Submitted);
         }
     }
 
@@ -65,27 +75,32 @@ impl Inner {
 }
 
 impl Writing {
-    /// Begins a part; `may_block`: this is a worker.
-    fn begin(self, part: Part, buf: IoBuf, may_block: bool) {
-        match self.volume.begin_write(part.block, part.start, part.end) {
+    /// Begins a part.
+    fn begin(self, part: Part, buf: IoBuf, stage: Stage) {
+        let may_block = stage != Stage::Submitted;
+        let begun = match stage {
+            Stage::Slowed => self.volume.begin_write(part.block, part.start, part.end),
+            _ => self.volume.begin_write_impatiently(part.block, part.start, part.end),
+        };
+        match begun {
             Ok(Ok(begun)) => {
                 self.begun.lock().push(begun.clone());
                 self.carry_out(begun, buf, may_block);
             }
             Ok(Err(NotNow::NotLoaded)) if may_block => match self.volume.load_page(part.block) {
-                Ok(()) => self.begin(part, buf, true),
+                Ok(()) => self.begin(part, buf, stage),
                 Err(error) => self.join.finish(Err(error)),
             },
             Ok(Err(NotNow::NotLoaded)) => {
                 let workers = Arc::clone(&self.inner.workers);
-                workers.run(move || self.begin(part, buf, true));
+                workers.run(move || self.begin(part, buf, Stage::Worker));
             }
-            Ok(Err(NotNow::LogFull)) => {
+            Ok(Err(NotNow::LogFull | NotNow::LogBusy)) => {
                 let inner = Arc::clone(&self.inner);
                 inner.background.park(Box::new(move |result| match result {
                     Ok(()) => {
                         let workers = Arc::clone(&self.inner.workers);
-                        workers.run(move || self.begin(part, buf, true));
+                        workers.run(move || self.begin(part, buf, Stage::Slowed));
                     }
                     Err(error) => self.fail_later(error),
                 }));

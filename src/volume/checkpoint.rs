@@ -3,16 +3,25 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::delta::Delta;
 use super::state::{Cut, State};
 use super::Volume;
 use crate::catalog::head::{self, Head, LogStart};
 use crate::catalog::{maintenance, snapshot};
+use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::map::{Entry, Map, Root, Written};
 use crate::name::Id;
+
+/// Share of the log's limit that must become free for a checkpoint to be worth
+/// its pages while the volume is in use.
+const CHECKPOINT_GAIN: f64 = 0.125;
+/// How long a full log is waited for.
+const ROOM_WAIT: Duration = Duration::from_millis(1);
+const ROOM_WAITS_MAX: u32 = 30_000;
 
 /// What a checkpoint writes, taken under one hold of the lock.
 struct Captured {
@@ -108,6 +117,8 @@ impl Volume {
                 state.capture_oldest(if dropping { applied } else { needed })
             };
             let next = self.write_map(&captured)?;
+            // The head says that the log reaches its start: make that true.
+            self.sync_log()?;
             if fault::on(fault::Planted::TrimBeforeHead) {
                 self.log.trim(captured.position)?;
             }
@@ -279,22 +290,62 @@ impl Volume {
     pub fn make_room(self: &Arc<Self>) -> Result<()> {
         let _maintaining = self.maintaining.lock();
         let full = || self.is_log_full(&self.state.lock(), 0);
-        if !full() {
-            return Ok(());
-        }
-        self.publish_all_locked()?;
-        loop {
+        let mut waits = 0;
+        while full() {
+            self.publish_all_locked()?;
             let settled = self.settle_batch()?;
-            if settled == 0 || self.log_share() < 0.5 {
+            if self.log_gain() > 0.5 || (settled == 0 && self.is_settled()) {
                 self.checkpoint()?;
-                if !full() {
-                    return Ok(());
-                }
-                if settled == 0 {
+            } else if settled == 0 {
+                // Appends that are still under way: they end soon, and no
+                // new ones begin while the log is full.
+                waits += 1;
+                if waits > ROOM_WAITS_MAX {
                     return Err(Error::new(ErrorKind::Unavailable, "make room in the log"));
                 }
+                clock::sleep(ROOM_WAIT);
             }
         }
+        Ok(())
+    }
+
+    /// Settles a batch, for writers that are slowed down.
+    pub fn settle_some(self: &Arc<Self>) -> Result<()> {
+        let _maintaining = self.maintaining.lock();
+        self.settle_or_publish()?;
+        if self.log_gain() > CHECKPOINT_GAIN {
+            self.checkpoint_if_live()?;
+        }
+        Ok(())
+    }
+
+    /// The next unit of settling. True: something was done.
+    fn settle_or_publish(self: &Arc<Self>) -> Result<bool> {
+        if self.oldest_cut().is_none() {
+            return Ok(self.settle_batch()? > 0);
+        }
+        if self.settle_batch()? == 0 {
+            self.publish_oldest()?;
+        }
+        Ok(true)
+    }
+
+    fn checkpoint_if_live(self: &Arc<Self>) -> Result<()> {
+        match self.oldest_cut() {
+            None => self.checkpoint(),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.state.lock().generations.iter().all(|generation| generation.pieces.is_empty())
+    }
+
+    /// The share of the log's limit that a checkpoint would free now.
+    fn log_gain(&self) -> f64 {
+        let state = self.state.lock();
+        let needed = state.log_needed_from(self.log.completed());
+        needed.saturating_sub(state.head.log.position) as f64 / self.log_limit_bytes as f64
     }
 
     /// One unit of background work; `idle`: nobody needs the disk now. True:
@@ -305,26 +356,24 @@ impl Volume {
             self.log.prepare()?;
         }
         let Some(_maintaining) = self.maintaining.try_lock() else { return Ok(true) };
-        if self.oldest_cut().is_some() {
-            self.publish_oldest()?;
-            return Ok(true);
-        }
-        let share = self.log_share();
-        if share < super::SETTLE_FROM && !idle {
+        let pending = self.oldest_cut().is_some();
+        if !pending && !idle && self.log_share() < super::SETTLE_FROM {
             return Ok(false);
         }
-        let settled = self.settle_batch()?;
-        if settled > 0 && share < 0.5 {
+        if self.settle_or_publish()? {
+            if self.log_gain() > CHECKPOINT_GAIN {
+                self.checkpoint_if_live()?;
+            }
             return Ok(true);
         }
-        let state = self.state.lock();
-        let behind = self.log.bytes_since(state.head.log.position);
-        let unchanged = state.live().deltas.is_empty() && behind == 0;
-        drop(state);
-        if unchanged || (settled > 0 && share < 0.5) {
-            return Ok(false);
+        let unchanged = {
+            let state = self.state.lock();
+            state.live().deltas.is_empty() && self.log.bytes_since(state.head.log.position) == 0
+        };
+        let worth = idle || self.log_gain() > CHECKPOINT_GAIN;
+        if !unchanged && worth {
+            self.checkpoint()?;
         }
-        self.checkpoint()?;
-        Ok(settled > 0)
+        Ok(false)
     }
 }

@@ -45,6 +45,8 @@ pub use write::{Begun, NotNow, Way};
 /// Share of the log's limit from which pieces are settled although the disk
 /// may be busy.
 const SETTLE_FROM: f64 = 0.25;
+/// Share from which each logged write waits for a batch to be settled.
+const SLOW_FROM: f64 = 0.75;
 
 /// What may be done with an open volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,9 @@ pub struct Volume {
     drained: Condvar,
     /// The lease has been given back: nothing may be served any more.
     is_closed: AtomicBool,
+    /// An operation's outcome is unknown: the next holder must not go on in
+    /// this epoch.
+    is_uncertain: AtomicBool,
     is_poisoned: AtomicBool,
     poisoned: Mutex<Option<Error>>,
 }
@@ -183,6 +188,13 @@ impl Volume {
         copy
     }
 
+    /// Remembers an outcome that nobody knows.
+    fn note_uncertain(&self, result: &Result<()>) {
+        if result.as_ref().is_err_and(|error| error.is(ErrorKind::Unknown)) {
+            self.is_uncertain.store(true, Ordering::Release);
+        }
+    }
+
     /// A full store has changed nothing; after any other failed append
     /// nobody knows what the log says.
     fn poison_unless_full(&self, error: Error) -> Error {
@@ -240,6 +252,11 @@ impl Volume {
         self.log.bytes_since(state.head.log.position) + more_bytes > self.log_limit_bytes
     }
 
+    fn is_log_busy(&self, state: &State) -> bool {
+        let used = self.log.bytes_since(state.head.log.position);
+        used as f64 > self.log_limit_bytes as f64 * SLOW_FROM
+    }
+
     /// How full the log is, of 1.
     pub fn log_share(&self) -> f64 {
         let position = self.state.lock().head.log.position;
@@ -255,7 +272,8 @@ impl Volume {
         }
         let result = self.close_writable();
         self.is_closed.store(true, Ordering::Release);
-        let clean = result.is_ok() && !self.is_poisoned.load(Ordering::Acquire);
+        let certain = !self.is_uncertain.load(Ordering::Acquire);
+        let clean = result.is_ok() && certain && !self.is_poisoned.load(Ordering::Acquire);
         match self.lease.lock().take() {
             Some(lease) => result.and(lease.release(clean)),
             None => result,

@@ -157,6 +157,7 @@ impl Volume {
             flushing: Mutex::new(()),
             drained: Condvar::new(),
             is_closed: AtomicBool::new(false),
+            is_uncertain: AtomicBool::new(false),
             is_poisoned: AtomicBool::new(false),
             poisoned: Mutex::new(None),
         })
@@ -255,6 +256,7 @@ fn new_state(store: &Store, head: Head) -> State {
         in_place: 0,
         dirty: HashSet::new(),
         unrecorded: BTreeMap::new(),
+        tainted: HashSet::new(),
         size_bytes: head.size_bytes,
         block_bytes: head.block_bytes,
         written: head.written,

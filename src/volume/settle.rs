@@ -137,6 +137,11 @@ impl Volume {
             }
         }
         let result = self.carry_out_settle(&batch);
+        if result.is_err() {
+            self.note_uncertain(&result);
+            let made = batch.iter().filter(|settling| settling.make).map(|settling| settling.block);
+            self.state.lock().tainted.extend(made);
+        }
         self.end_settling(&batch);
         result.map(|()| batch.len())
     }

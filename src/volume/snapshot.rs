@@ -34,12 +34,14 @@ impl State {
         live.cut = Some(Cut { snapshot: taken, position });
         live.size_bytes = size_bytes;
         self.generations.push_back(Generation::new(position, epoch, size_bytes));
+        self.tainted.clear();
         self.cutting = false;
     }
 
     /// A record says that another epoch begins without a snapshot.
     pub(super) fn note_epoch(&mut self, position: u64, epoch: Id) {
         self.live_mut().epochs.push((position, epoch));
+        self.tainted.clear();
     }
 }
 
@@ -227,6 +229,7 @@ impl Volume {
         state.map = Arc::new(map);
         state.unrecorded.clear();
         state.dirty.clear();
+        state.tainted.clear();
         state.size_bytes = source.size_bytes;
         state.head = head;
     }

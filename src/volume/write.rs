@@ -64,6 +64,8 @@ pub enum NotNow {
     NotLoaded,
     /// The log is full: `make_room` first.
     LogFull,
+    /// The log is getting full: `settle_some` first, then begin patiently.
+    LogBusy,
 }
 
 impl From<NotLoaded> for NotNow {
@@ -95,7 +97,7 @@ impl State {
         if settling {
             return Ok((Way::Log, false));
         }
-        let bare = beneath.entry == Entry::Zero && !beneath.lower_pieces;
+        let bare = beneath.entry == Entry::Zero && !beneath.lower_pieces && !self.tainted.contains(&block);
         if bare && !touched {
             return Ok((Way::Whole, true));
         }
@@ -178,14 +180,40 @@ impl Volume {
     /// Decides where a write of one block goes and books it. `Ok(Err(why))`:
     /// not now.
     pub fn begin_write(&self, block: u64, start: u32, end: u32) -> Result<std::result::Result<Begun, NotNow>> {
+        self.begin(block, start, end, true)
+    }
+
+    /// As `begin_write`, for a writer that can be slowed down before the log
+    /// is full.
+    pub fn begin_write_impatiently(
+        &self,
+        block: u64,
+        start: u32,
+        end: u32,
+    ) -> Result<std::result::Result<Begun, NotNow>> {
+        self.begin(block, start, end, false)
+    }
+
+    fn begin(
+        &self,
+        block: u64,
+        start: u32,
+        end: u32,
+        patient: bool,
+    ) -> Result<std::result::Result<Begun, NotNow>> {
         self.check_writable()?;
         let mut state = self.state.lock();
         let (way, make) = match state.way_of(block, start, end) {
             Ok(decided) => decided,
             Err(NotLoaded) => return Ok(Err(NotNow::NotLoaded)),
         };
-        if way == Way::Log && self.is_log_full(&state, u64::from(end - start)) {
-            return Ok(Err(NotNow::LogFull));
+        if way == Way::Log {
+            if self.is_log_full(&state, u64::from(end - start)) {
+                return Ok(Err(NotNow::LogFull));
+            }
+            if !patient && self.is_log_busy(&state) {
+                return Ok(Err(NotNow::LogBusy));
+            }
         }
         let epoch = state.epoch();
         state.written = true;
@@ -221,6 +249,12 @@ impl Volume {
             drop(state);
             outcome = self.load_entry(begun.block);
             state = self.state.lock();
+        }
+        if outcome.is_err() {
+            self.note_uncertain(&outcome);
+            if begun.way != Way::InPlace {
+                state.tainted.insert(begun.block);
+            }
         }
         state.in_place -= 1;
         state.dirty.insert((begun.epoch, begun.block));
@@ -306,7 +340,7 @@ impl Volume {
             match self.begin_write(block, start, end)? {
                 Ok(begun) => return Ok(begun),
                 Err(NotNow::NotLoaded) => self.load_entry(block)?,
-                Err(NotNow::LogFull) => self.make_room()?,
+                Err(NotNow::LogFull | NotNow::LogBusy) => self.make_room()?,
             }
         }
     }

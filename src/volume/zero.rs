@@ -111,7 +111,7 @@ impl Volume {
             };
             match why {
                 NotNow::NotLoaded => self.load_entry(block)?,
-                NotNow::LogFull => self.make_room()?,
+                NotNow::LogFull | NotNow::LogBusy => self.make_room()?,
             }
         }
     }
