@@ -41,4 +41,7 @@ pub mod volume;
 pub mod capi;
 pub mod io;
 
+#[cfg(feature = "cli")]
+pub mod cli;
+
 pub use error::{Error, ErrorKind, Result};

@@ -1,5 +1,5 @@
 //! The command `archipelago`.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    archipelago::cli::main()
 }

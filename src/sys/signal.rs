@@ -18,3 +18,30 @@ pub fn with_all_blocked<T>(body: impl FnOnce() -> T) -> T {
     }
     result
 }
+
+static INTERRUPTED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+extern "C" fn note_interrupt(_signal: libc::c_int) {
+    INTERRUPTED.store(true, std::sync::atomic::Ordering::Relaxed);
+}
+
+/// For the command alone: from now on the first SIGINT, SIGTERM or SIGHUP is
+/// only noted, so that what was begun can be undone; the second one ends the
+/// process.
+pub fn note_interrupts() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: a zeroed sigaction is a valid one; the handler only stores
+        // to an atomic, which a signal handler may do. Without SA_RESTART a
+        // read that waits returns.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = note_interrupt as *const () as usize;
+            action.sa_flags = libc::SA_RESETHAND;
+            libc::sigaction(signal, &action, std::ptr::null_mut());
+        }
+    }
+}
+
+pub fn was_interrupted() -> bool {
+    INTERRUPTED.load(std::sync::atomic::Ordering::Relaxed)
+}

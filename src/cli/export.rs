@@ -1,0 +1,158 @@
+//! `archipelago export`: a raw image of a volume or a snapshot, with holes
+//! where it is zero.
+
+use std::fs::{File, OpenOptions as FileOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::args::Target;
+use super::busy::{explain, Wanted};
+use super::output::{size_text, Progress, Unit};
+use super::raw::{data_runs, COPY_BYTES};
+use super::{check_interrupted, Session};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Store;
+use crate::sys::signal;
+use crate::volume::{OpenOptions, Status, Volume};
+
+pub fn run(session: &Session, target: &Target, file: &Path, force: bool) -> Result<()> {
+    signal::note_interrupts();
+    let store = session.store(false)?;
+    let volume = open(&store, target)?;
+    let mut progress = session.output.begin("exporting", volume.size_bytes(), Unit::Bytes);
+    if file == Path::new("-") {
+        return to_stdout(session, &volume, &mut progress);
+    }
+    let data_bytes = match std::fs::metadata(file) {
+        Ok(there) if there.file_type().is_block_device() && force => to_disk(&volume, file, &mut progress)?,
+        Ok(_) if !force => {
+            return Err(Error::sentence(
+                ErrorKind::Exists,
+                format!("{} is there already: --force overwrites it", file.display()),
+            ))
+        }
+        _ => to_file(&volume, file, &mut progress)?,
+    };
+    drop(progress);
+    let size_bytes = volume.size_bytes();
+    let value = json!({
+        "name": target.to_string(), "file": file.display().to_string(),
+        "size_bytes": size_bytes, "data_bytes": data_bytes,
+    });
+    session.output.show(&value, || {
+        format!(
+            "'{target}' of {} is in {}; {} of it are data",
+            size_text(size_bytes),
+            file.display(),
+            size_text(data_bytes)
+        )
+    })
+}
+
+fn open(store: &Store, target: &Target) -> Result<Arc<Volume>> {
+    match &target.snapshot {
+        Some(snapshot) => Volume::open_snapshot(store, &target.volume, snapshot),
+        None => Volume::open(store, &target.volume, &OpenOptions::read_only())
+            .map_err(|error| explain(error, &target.volume, &Wanted::Export)),
+    }
+}
+
+fn file_failed<'a>(operation: &'static str, file: &'a Path) -> impl Fn(std::io::Error) -> Error + 'a {
+    move |error| Error::from_io(operation, error).on_named(file.display().to_string())
+}
+
+/// Calls `visit` with each part that holds data, in order.
+fn each_data(
+    volume: &Volume,
+    progress: &mut Progress,
+    visit: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let size_bytes = volume.size_bytes();
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut at = 0;
+    while at < size_bytes {
+        check_interrupted()?;
+        progress.set(at, size_bytes);
+        let (status, bytes) = volume.block_status(at, size_bytes - at)?;
+        if status == Status::Zero && bytes > 0 {
+            at += bytes;
+            continue;
+        }
+        let step = bytes.min(COPY_BYTES as u64 - at % COPY_BYTES as u64) as usize;
+        volume.read_at(at, &mut buffer[..step])?;
+        for run in data_runs(&buffer[..step]) {
+            visit(at + run.start as u64, &buffer[run])?;
+        }
+        at += step as u64;
+    }
+    Ok(())
+}
+
+/// Under another name first: FILE is never half an image.
+fn to_file(volume: &Volume, file: &Path, progress: &mut Progress) -> Result<u64> {
+    let mut part = file.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let written = write_file(volume, &part, progress)
+        .and_then(|bytes| std::fs::rename(&part, file).map_err(file_failed("name", file)).map(|()| bytes));
+    written.map_err(|error| {
+        let left = match std::fs::remove_file(&part) {
+            Err(failed) if failed.kind() != std::io::ErrorKind::NotFound => {
+                format!("{} is left behind: {failed}", part.display())
+            }
+            _ => "nothing is left behind".to_owned(),
+        };
+        // A full disk here is not a full store.
+        let kind = error.kind();
+        Error::sentence(kind, format!("{}: {} is not made; {left}", error.full(), file.display()))
+    })
+}
+
+fn write_file(volume: &Volume, part: &Path, progress: &mut Progress) -> Result<u64> {
+    let failed = file_failed("write", part);
+    let image = File::create(part).map_err(&failed)?;
+    image.set_len(volume.size_bytes()).map_err(&failed)?;
+    let mut data_bytes = 0;
+    each_data(volume, progress, &mut |at, data| {
+        data_bytes += data.len() as u64;
+        image.write_all_at(data, at).map_err(&failed)
+    })?;
+    image.sync_all().map_err(&failed)?;
+    Ok(data_bytes)
+}
+
+/// A disk has content already, so zeroes are written too.
+fn to_disk(volume: &Volume, file: &Path, progress: &mut Progress) -> Result<u64> {
+    let failed = file_failed("write", file);
+    let mut disk = FileOptions::new().write(true).open(file).map_err(&failed)?;
+    let bytes = to_stream(volume, progress, &mut |data| disk.write_all(data).map_err(&failed))?;
+    disk.sync_all().map_err(&failed)?;
+    Ok(bytes)
+}
+
+fn to_stdout(session: &Session, volume: &Volume, progress: &mut Progress) -> Result<()> {
+    to_stream(volume, progress, &mut |data| session.output.write(data)).map(drop)
+}
+
+fn to_stream(
+    volume: &Volume,
+    progress: &mut Progress,
+    write: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<u64> {
+    let size_bytes = volume.size_bytes();
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut at = 0;
+    while at < size_bytes {
+        check_interrupted()?;
+        progress.set(at, size_bytes);
+        let step = usize::try_from(size_bytes - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+        volume.read_at(at, &mut buffer[..step])?;
+        write(&buffer[..step])?;
+        at += step as u64;
+    }
+    Ok(size_bytes)
+}

@@ -1,0 +1,112 @@
+//! The command `archipelago`: words in, calls of the layers below, text or
+//! JSON out.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::open::open_store;
+use crate::store::Store;
+use crate::sys::signal;
+
+mod args;
+mod busy;
+mod census;
+mod convert;
+mod draw;
+mod exit;
+mod export;
+mod generate;
+mod import;
+mod info;
+mod lease;
+mod ls;
+mod output;
+mod raw;
+mod snapshots;
+mod tree;
+mod volumes;
+
+use args::{Common, Verb, Words};
+use output::Output;
+
+/// What every verb is given.
+struct Session {
+    common: Common,
+    output: Output,
+}
+
+impl Session {
+    /// The store that is meant. `create`: make the built-in default one.
+    fn store(&self, create: bool) -> Result<Store> {
+        open_store(self.common.store.as_deref(), self.common.config.as_deref(), false, create)
+    }
+}
+
+/// Runs the command.
+pub fn main() -> ExitCode {
+    output::start_log();
+    let words = match Words::try_parse() {
+        Ok(words) => words,
+        Err(error) => {
+            // Help and version go to standard output and are no failure.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let output = Output { json: words.common.json, progress: words.common.progress };
+    let session = Session { common: words.common, output };
+    match run(&session, words.verb) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let code = match signal::was_interrupted() {
+                true => exit::INTERRUPTED,
+                false => exit::code(error.kind()),
+            };
+            output.fail(&error, code);
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(session: &Session, verb: Verb) -> Result<u8> {
+    let done = |result: Result<()>| result.map(|()| 0);
+    match verb {
+        Verb::Init { block_size } => done(volumes::init(session, block_size)),
+        Verb::Create { name, size, block_size } => done(volumes::create(session, &name, size, block_size)),
+        Verb::Ls { tree, quick } => done(ls::run(session, tree, quick)),
+        Verb::Info { target } => done(info::run(session, &target)),
+        Verb::Rm { targets, snapshots, dry } => done(volumes::rm(session, &targets, snapshots, dry.dry_run)),
+        Verb::Rename { from, to } => done(volumes::rename(session, &from, &to)),
+        Verb::Resize { name, size, shrink, dry } => {
+            done(volumes::resize(session, &name, size, shrink, dry.dry_run))
+        }
+        Verb::Snapshot { target, publish } => done(snapshots::snapshot(session, &target, publish)),
+        Verb::Clone { source, name, size } => done(snapshots::clone(session, &source, &name, size)),
+        Verb::Rollback { target, dry } => done(snapshots::rollback(session, &target, dry.dry_run)),
+        Verb::Import { file, name, format, block_size } => {
+            done(import::run(session, &file, &name, format.as_deref(), block_size))
+        }
+        Verb::Export { target, file, force } => done(export::run(session, &target, &file, force)),
+        Verb::Map { target } => done(draw::run(session, &target)),
+        Verb::Check => not_yet("check"),
+        Verb::Gc { .. } => not_yet("gc"),
+        Verb::Lease(verb) => done(lease::run(session, verb)),
+        Verb::Bench { .. } => not_yet("bench"),
+        Verb::Completions { shell } => done(generate::completions(session, shell)),
+        Verb::Man { folder } => done(generate::man(&folder)),
+    }
+}
+
+fn not_yet(verb: &str) -> Result<u8> {
+    Err(Error::sentence(ErrorKind::Internal, format!("'{verb}' is not built into this version")))
+}
+
+/// Error: "interrupted", once a signal has asked to stop.
+fn check_interrupted() -> Result<()> {
+    match signal::was_interrupted() {
+        true => Err(Error::sentence(ErrorKind::Unavailable, "interrupted")),
+        false => Ok(()),
+    }
+}
