@@ -207,3 +207,22 @@ def commit(lab):
     qemu.quit()
     lab.io('archipelago:base', 'read -P 1 0 1M', 'read -P 2 1M 1M', 'read -P 1 2M 1M',
            'read -P 3 3M 1M')
+
+
+@check('a volume whose last sector is not whole reads as zeroes beyond its end')
+def part_of_a_sector(lab):
+    daemon = lab.storage_daemon()
+    daemon.qmp('blockdev-create', job_id='j', options={
+        'driver': 'archipelago', 'location': {'volume': 'v'}, 'size': 4096 + 100})
+    same(daemon.job('j'), None, 'error')
+    daemon.quit()
+    lab.io('archipelago:v', 'read -P 0 0 4608', options=('-r', '-f', 'raw'))
+    same(lab.map('archipelago:v'), [{
+        'start': 0, 'length': 4608, 'depth': 0, 'present': True, 'zero': True, 'data': False,
+        'compressed': False, 'offset': 0}], 'map')
+    lab.io('archipelago:v', 'write -P 1 0 4000', 'read -P 1 0 4000', 'read -P 0 4000 608')
+    lab.io('archipelago:v', 'discard 4096 512', 'read -P 0 4000 608')
+    same(lab.info('-f', 'raw', 'archipelago:v')['virtual-size'], 4608, 'size for QEMU')
+    lab.io('archipelago:v', 'write -P 2 4096 512', 'read -P 2 4096 512', 'read -P 1 0 4000')
+    lab.img('resize', '-q', '-f', 'raw', 'archipelago:v', '8k')
+    lab.io('archipelago:v', 'read -P 2 4096 512', 'read -P 0 4608 3584')
