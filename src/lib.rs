@@ -19,7 +19,7 @@
 //!          |
 //!       backend                 named objects in one kind of place
 //!          |
-//!  error name config codec clock thread sys
+//!  error name config codec clock thread sys presence fault
 //! ```
 
 pub mod clock;
@@ -28,6 +28,7 @@ pub mod config;
 pub mod error;
 pub mod fault;
 pub mod name;
+pub mod presence;
 pub mod sys;
 pub mod thread;
 

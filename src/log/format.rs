@@ -53,7 +53,7 @@
 
 use crate::codec::{self, Kind, Reader, Writer};
 use crate::error::Result;
-use crate::map::Presence;
+use crate::presence::Presence;
 use crate::name::{Id, ObjectName, SnapshotName};
 
 pub const ALIGN_BYTES: u64 = 4096;

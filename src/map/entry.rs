@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::presence::Presence;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{Id, ObjectName};
+use crate::presence::Presence;
 
 /// Layers that may stand on each other.
 pub const LAYERS_MAX: usize = 4;

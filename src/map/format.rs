@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use super::entry::{Base, Entry, Layer, LAYERS_MAX};
 use super::page::{Body, Leaf, Page, PageRef, Parent};
-use super::presence::Presence;
 use super::{span, LEVEL_MAX, PAGE_ENTRIES};
 use crate::codec::{self, Kind, Reader, Writer, ENVELOPE_BYTES};
 use crate::error::Result;
 use crate::name::{Id, ObjectName};
+use crate::presence::Presence;
 
 const KIND: Kind = Kind { magic: *b"ARCHpage", version: 1 };
 
@@ -123,9 +123,9 @@ pub(super) fn decode(name: &ObjectName, data: &[u8], granules: u32) -> Result<Pa
         return Err(fields.damaged("its first fields are not possible"));
     }
     if of_granules != granules {
-        return Err(fields.damaged(format!(
-            "its blocks have {of_granules} granules, those of the volume {granules}"
-        )));
+        return Err(
+            fields.damaged(format!("its blocks have {of_granules} granules, those of the volume {granules}"))
+        );
     }
     if count == 0 || usize::from(count) > PAGE_ENTRIES {
         return Err(fields.damaged(format!("it has {count} items, possible are 1 to {PAGE_ENTRIES}")));
@@ -194,9 +194,7 @@ fn take_item(fields: &mut Reader<'_>, leaf: &mut Leaf, first: u64, granules: u32
             }
             fits
         }
-        _ => {
-            return Err(fields.damaged(format!("an entry in it is of kind {tag}, which does not exist")))
-        }
+        _ => return Err(fields.damaged(format!("an entry in it is of kind {tag}, which does not exist"))),
     };
     if !fits {
         return Err(fields.damaged("a run in it is empty, or it has too many entries"));
@@ -221,9 +219,7 @@ fn take_layers(fields: &mut Reader<'_>, leaf: &Leaf, index: u64, granules: u32) 
         TAG_ZERO => Base::Zero,
         TAG_OWN => Base::Block { epoch: take_epoch(fields, leaf)?, index },
         TAG_BLOCK => Base::Block { epoch: take_epoch(fields, leaf)?, index: fields.u64()? },
-        tag => {
-            return Err(fields.damaged(format!("a base in it is of kind {tag}, which does not exist")))
-        }
+        tag => return Err(fields.damaged(format!("a base in it is of kind {tag}, which does not exist"))),
     };
     Ok(Entry::Layers { layers: Arc::from(layers), base })
 }
@@ -240,10 +236,7 @@ fn take_position(fields: &mut Reader<'_>, leaf: &Leaf) -> Result<u16> {
 
 fn take_epoch(fields: &mut Reader<'_>, leaf: &Leaf) -> Result<Id> {
     let position = take_position(fields, leaf)?;
-    leaf.epochs()
-        .get(usize::from(position))
-        .copied()
-        .ok_or_else(|| fields.damaged("an epoch is missing"))
+    leaf.epochs().get(usize::from(position)).copied().ok_or_else(|| fields.damaged("an epoch is missing"))
 }
 
 /// Whether these bytes are a well-formed page, whatever it says. For fuzzing

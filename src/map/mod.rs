@@ -73,17 +73,16 @@ mod format;
 #[cfg(test)]
 mod format_tests;
 mod page;
-mod presence;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod walk;
 mod write;
 
+pub use crate::presence::Presence;
 pub use cache::CACHE_BYTES_DEFAULT;
 pub use entry::{Base, Entry, Layer, LAYERS_MAX};
 pub use format::check_page;
-pub use presence::Presence;
 pub use tree::Map;
 pub use walk::{walk, Visitor};
 pub use write::Written;
