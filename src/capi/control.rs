@@ -118,7 +118,10 @@ pub fn create(options: &Options, size_bytes: u64) -> Result<()> {
         return Err(Error::sentence(ErrorKind::Invalid, message));
     }
     let Some((volume, which)) = from.split_once('@') else {
-        return Err(Error::sentence(ErrorKind::Invalid, format!("from '{from}' is not of the form VOLUME@SNAPSHOT")));
+        return Err(Error::sentence(
+            ErrorKind::Invalid,
+            format!("from '{from}' is not of the form VOLUME@SNAPSHOT"),
+        ));
     };
     let id = names::lookup(&store, &VolumeName::new(volume)?)?;
     let source = snapshot::find(&store, id, &SnapshotName::new(which)?)?;

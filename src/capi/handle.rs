@@ -129,7 +129,10 @@ pub fn check_flags(flags: u32, known: u32) -> Result<()> {
     if flags & !known == 0 {
         return Ok(());
     }
-    Err(Error::sentence(ErrorKind::Invalid, format!("flags {:#x} are not known to this call", flags & !known)))
+    Err(Error::sentence(
+        ErrorKind::Invalid,
+        format!("flags {:#x} are not known to this call", flags & !known),
+    ))
 }
 
 /// A C string as text.

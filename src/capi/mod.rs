@@ -170,8 +170,12 @@ unsafe fn submit(
     let handle = unsafe { &*volume };
     let opaque = Opaque(opaque);
     match request() {
-        Ok(request) => handle.device.submit(request, Box::new(move |result| complete(callback, opaque, result))),
-        Err(error) => handle.device.fail_later(error, Box::new(move |result| complete(callback, opaque, result))),
+        Ok(request) => {
+            handle.device.submit(request, Box::new(move |result| complete(callback, opaque, result)))
+        }
+        Err(error) => {
+            handle.device.fail_later(error, Box::new(move |result| complete(callback, opaque, result)))
+        }
     }
 }
 

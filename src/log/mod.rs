@@ -259,7 +259,9 @@ impl Log {
         let holding = inner.segments.range(..=position).next_back();
         match holding {
             Some((_, segment)) if position < inner.tail => segment.number,
-            Some((_, segment)) if inner.current.as_ref().is_some_and(|c| c.segment.number == segment.number) => {
+            Some((_, segment))
+                if inner.current.as_ref().is_some_and(|c| c.segment.number == segment.number) =>
+            {
                 segment.number
             }
             _ => inner.spare.as_ref().map_or(inner.last_known + 1, |spare| spare.number),

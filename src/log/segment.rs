@@ -77,7 +77,9 @@ impl Segment {
             let end = (at as usize + 1) * ALIGN_BYTES as usize;
             if end > read_bytes || self.seed.granule_sum(granule) != *sum {
                 let offset = offset_bytes + at * ALIGN_BYTES;
-                return Err(Error::corrupt(&self.name, "a logged piece does not match its checksum").at(offset));
+                return Err(
+                    Error::corrupt(&self.name, "a logged piece does not match its checksum").at(offset)
+                );
             }
         }
         Ok(data)

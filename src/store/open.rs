@@ -183,7 +183,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let places = places(folder.path());
         let path = folder.path().join("vms");
-        let text = format!("[stores.main]\nurl = 'dir:{}'\nblock_size = '64K'\nlog_limit = '32M'", path.display());
+        let text =
+            format!("[stores.main]\nurl = 'dir:{}'\nblock_size = '64K'\nlog_limit = '32M'", path.display());
         std::fs::write(&places.system, text).unwrap();
         let config = load(&places);
         let error = open_configured(&config, None, false, true).unwrap_err();

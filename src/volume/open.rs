@@ -230,7 +230,11 @@ fn sync_all(store: &Store, name: &str, loaded: &Loaded) -> Result<()> {
         }
         Ok(())
     })?;
-    ::log::info!("volume '{name}' was not closed: {} segments and {} blocks synced", segments.len(), blocks.len());
+    ::log::info!(
+        "volume '{name}' was not closed: {} segments and {} blocks synced",
+        segments.len(),
+        blocks.len()
+    );
     store.blocks().sync(&blocks)
 }
 
@@ -365,5 +369,8 @@ fn explain_missing(
         true => "it will be there in a moment: try again".to_owned(),
         false => format!("publish it with: archipelago snapshot --publish {name}"),
     };
-    Error::sentence(ErrorKind::Busy, format!("snapshot '{name}@{which}' is taken but not published yet; {next}"))
+    Error::sentence(
+        ErrorKind::Busy,
+        format!("snapshot '{name}@{which}' is taken but not published yet; {next}"),
+    )
 }

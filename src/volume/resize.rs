@@ -45,7 +45,8 @@ impl State {
         live.deltas.split_off(&count);
         live.pieces.cut_off(last, inside);
         if inside > 0 {
-            let piece = Piece { start: inside, end: block_bytes, position: position - 1, source: Source::Blank };
+            let piece =
+                Piece { start: inside, end: block_bytes, position: position - 1, source: Source::Blank };
             live.pieces.insert(last, piece);
         }
         self.unrecorded.split_off(&count);

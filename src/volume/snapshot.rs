@@ -71,7 +71,10 @@ impl Volume {
         if self.snapshots()?.iter().any(|listed| listed.name == *name) {
             return Err(Error::sentence(
                 ErrorKind::Exists,
-                format!("volume '{}' has a snapshot '{name}' already: remove it or use another name", self.name),
+                format!(
+                    "volume '{}' has a snapshot '{name}' already: remove it or use another name",
+                    self.name
+                ),
             ));
         }
         Ok(())

@@ -25,7 +25,11 @@ impl Seeded {
 
 fn options() -> OpenOptions {
     OpenOptions {
-        log: LogOptions { segment_bytes: 256 << 10, first_segment_bytes: 64 << 10, batch_bytes_max: 64 << 10 },
+        log: LogOptions {
+            segment_bytes: 256 << 10,
+            first_segment_bytes: 64 << 10,
+            batch_bytes_max: 64 << 10,
+        },
         log_limit_bytes: 1 << 20,
         ..OpenOptions::default()
     }
@@ -199,7 +203,11 @@ fn history(seed: u64, steps: u64) {
     }));
     if let Err(panic) = outcome {
         let from = world.trace.len().saturating_sub(40);
-        eprintln!("seed {seed}, the last of {} steps:\n{}", world.trace.len(), world.trace[from..].join("\n"));
+        eprintln!(
+            "seed {seed}, the last of {} steps:\n{}",
+            world.trace.len(),
+            world.trace[from..].join("\n")
+        );
         std::panic::resume_unwind(panic);
     }
 }

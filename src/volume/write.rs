@@ -179,7 +179,12 @@ impl State {
 impl Volume {
     /// Decides where a write of one block goes and books it. `Ok(Err(why))`:
     /// not now.
-    pub fn begin_write(&self, block: u64, start: u32, end: u32) -> Result<std::result::Result<Begun, NotNow>> {
+    pub fn begin_write(
+        &self,
+        block: u64,
+        start: u32,
+        end: u32,
+    ) -> Result<std::result::Result<Begun, NotNow>> {
         self.begin(block, start, end, true)
     }
 
