@@ -11,6 +11,7 @@ use crate::store::Store;
 use crate::sys::signal;
 
 mod args;
+mod bench;
 mod busy;
 mod census;
 mod convert;
@@ -93,7 +94,7 @@ fn run(session: &Session, verb: Verb) -> Result<u8> {
         Verb::Check => not_yet("check"),
         Verb::Gc { .. } => not_yet("gc"),
         Verb::Lease(verb) => done(lease::run(session, verb)),
-        Verb::Bench { .. } => not_yet("bench"),
+        Verb::Bench { size, seconds } => done(bench::run(session, size, seconds)),
         Verb::Completions { shell } => done(generate::completions(session, shell)),
         Verb::Man { folder } => done(generate::man(&folder)),
     }
