@@ -184,6 +184,13 @@ impl Dir {
     }
 }
 
+#[cfg(test)]
+impl Dir {
+    pub(super) fn open_files(&self) -> &OpenFiles {
+        &self.0.open
+    }
+}
+
 impl Inner {
     /// Runs `call` on the object's file. If the server has forgotten the file
     /// it is looked up once more: nothing was applied.

@@ -354,3 +354,39 @@ impl fmt::Debug for DirData {
         f.debug_struct("DirData").field("ring", &self.0.0.ring).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::dir::{Dir, DirOptions};
+    use super::super::Backend;
+    use super::*;
+    use crate::name::Id;
+
+    /// A write that left no mark would be passed over by the next sync, and
+    /// lost in a crash after a flush that said it was safe.
+    #[test]
+    fn a_write_is_marked_before_it_is_answered() {
+        for direct in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let options = DirOptions { direct, ..DirOptions::default() };
+            let dir = Dir::create(directory.path(), options).unwrap();
+            let Some(path) = dir.data_path() else { return };
+            let name = ObjectName::Block { epoch: Id(1), index: 1 };
+            dir.create_sparse(&name, 65_536).unwrap();
+            dir.sync(std::slice::from_ref(&name)).unwrap();
+            let unsynced = |dir: &Dir| dir.open_files().mark(&name).to_sync().unwrap().is_some();
+            assert!(!unsynced(&dir));
+            let (sender, receiver) = crossbeam_channel::bounded(1);
+            let (seen, name_seen) = (dir.clone(), name.clone());
+            let done = Box::new(move |result: Result<()>| {
+                result.unwrap();
+                let mark = seen.open_files().mark(&name_seen);
+                sender.send(mark.to_sync().unwrap().is_some()).unwrap();
+            });
+            path.submit_write(&name, 4096, IoBuf::alloc(4096), done);
+            assert!(receiver.recv().unwrap(), "direct: {direct}");
+            dir.sync(std::slice::from_ref(&name)).unwrap();
+            assert!(!unsynced(&dir));
+        }
+    }
+}
