@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::backend::DataPath;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::Later;
 use crate::name::{SnapshotName, VolumeName};
 use crate::store::Store;
 use crate::sys::iobuf::IoBuf;
@@ -65,6 +66,8 @@ struct Inner {
     ranges: Ranges,
     workers: Arc<Workers>,
     log_thread: Arc<Workers>,
+    /// Runs a job on the log's thread.
+    later: Later,
     flushes: Flushes,
     background: background::Background,
     in_flight: AtomicUsize,
@@ -104,13 +107,16 @@ impl Device {
 
     fn start(store: Store, options: DeviceOptions, volume: &Arc<Volume>) -> Result<Device> {
         let serving: Serving = Arc::new(RwLock::new(Arc::clone(volume)));
+        let log_thread = Workers::start("arch-log", 1, &serving)?;
+        let on_log_thread = Arc::clone(&log_thread);
         let inner = Arc::new(Inner {
+            later: Arc::new(move |job| on_log_thread.run(job)),
             data_path: store.blocks().data_path(),
             size_bytes: AtomicU64::new(volume.size_bytes()),
             volume: Arc::clone(&serving),
             ranges: Ranges::default(),
             workers: Workers::start("arch-worker", WORKER_COUNT, &serving)?,
-            log_thread: Workers::start("arch-log", 1, &serving)?,
+            log_thread,
             flushes: Flushes::start(options.no_flush, &serving)?,
             background: background::Background::default(),
             in_flight: AtomicUsize::new(0),

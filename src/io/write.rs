@@ -69,8 +69,16 @@ impl Inner {
         }
     }
 
-    fn drive_log_later(&self, volume: Arc<Volume>) {
-        self.log_thread.run(move || volume.drive_log());
+    /// Sees to it that queued appends are written: past the page cache from
+    /// this very thread, else by the log's.
+    fn drive_log(&self, volume: Arc<Volume>) {
+        if volume.wants_segment() {
+            self.background.wake();
+        }
+        match self.data_path.as_ref().filter(|path| path.alignment_bytes() > 1) {
+            Some(path) => volume.drive_log_native(path, &self.later),
+            None => self.log_thread.run(move || volume.drive_log()),
+        }
     }
 }
 
@@ -120,7 +128,7 @@ impl Writing {
                 let join = Arc::clone(&self.join);
                 let done = Box::new(move |result| join.finish(result));
                 if self.volume.log_write(&begun, Some(buf), done) {
-                    self.inner.drive_log_later(Arc::clone(&self.volume));
+                    self.inner.drive_log(Arc::clone(&self.volume));
                 }
             }
             Way::InPlace => self.write_own(begun, buf, may_block),

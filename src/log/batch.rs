@@ -6,6 +6,7 @@ use super::format::{granule_count, BatchHeader, Record, ALIGN_BYTES, BATCH_HEADE
 use super::{Appended, Draft, Log, Segment};
 use crate::codec::Writer;
 use crate::error::{Error, Result};
+use crate::sys::iobuf::AlignedBytes;
 
 const ALIGN: usize = ALIGN_BYTES as usize;
 
@@ -33,52 +34,72 @@ struct Layout {
     total_bytes: usize,
 }
 
-/// Memory whose used part begins at a multiple of 4096, for O_DIRECT.
-struct Aligned {
-    memory: Vec<u8>,
-    start: usize,
+/// A batch that is ready to be written.
+pub(super) struct Ready {
+    pub segment: Arc<Segment>,
+    /// Where in the segment.
+    pub offset_bytes: u64,
+    pub data: AlignedBytes,
+    pub rest: Rest,
 }
 
-impl Aligned {
-    fn zeroed(bytes: usize) -> Aligned {
-        let memory = vec![0u8; bytes + ALIGN];
-        let start = memory.as_ptr().align_offset(ALIGN).min(ALIGN);
-        Aligned { memory, start }
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..]
-    }
+/// What is needed once it is written.
+pub(super) struct Rest {
+    segment: Arc<Segment>,
+    start: u64,
+    position: u64,
+    layout: Layout,
+    drafts: Vec<Draft>,
 }
 
-/// Writes one batch and runs the completions of its drafts, in order.
-pub(super) fn write(log: &Log, drafts: Vec<Draft>) {
+/// Room that a batch of these drafts may take, in bytes.
+fn room_of_all(drafts: &[Draft]) -> u64 {
     let room = drafts.iter().map(room_of).sum::<usize>() + BATCH_HEADER_BYTES + 64;
-    let opening = match log.make_room(room.next_multiple_of(ALIGN) as u64) {
+    room.next_multiple_of(ALIGN) as u64
+}
+
+/// True if a batch of these drafts needs no new segment.
+pub(super) fn fits(log: &Log, drafts: &[Draft]) -> bool {
+    log.has_room(room_of_all(drafts))
+}
+
+/// Puts drafts into a batch. May begin a segment; if that fails, everybody is
+/// told.
+pub(super) fn make_ready(log: &Log, drafts: Vec<Draft>) -> Option<Ready> {
+    let opening = match log.make_room(room_of_all(&drafts)) {
         Ok(opening) => opening,
-        Err(error) => return fail_all(drafts, &error),
+        Err(error) => {
+            fail_all(drafts, &error);
+            return None;
+        }
     };
     let (segment, start, position, durable) = {
         let inner = log.inner.lock();
-        let Some(current) = &inner.current else { return };
+        let current = inner.current.as_ref()?;
         (Arc::clone(&current.segment), current.start, inner.tail, inner.durable)
     };
     let mut layout = lay_out(&drafts, opening.as_ref());
-    let mut buffer = Aligned::zeroed(layout.total_bytes);
-    let data = buffer.bytes();
-    fill_data(&segment, &drafts, &mut layout, data);
-    fill_header(&segment, &drafts, opening.as_ref(), &layout, position, durable, data);
-    let written = segment.write(position - start, &data[..layout.total_bytes]);
+    let mut data = AlignedBytes::zeroed(layout.total_bytes);
+    let bytes = data.as_mut_slice();
+    fill_data(&segment, &drafts, &mut layout, bytes);
+    fill_header(&segment, &drafts, opening.as_ref(), &layout, position, durable, bytes);
+    let offset_bytes = position - start;
+    let rest = Rest { segment: Arc::clone(&segment), start, position, layout, drafts };
+    Some(Ready { segment, offset_bytes, data, rest })
+}
+
+/// The batch is written, or is not: runs the completions, in order.
+pub(super) fn finish(log: &Log, rest: Rest, written: Result<()>) {
     if let Err(error) = written {
         let error = log.fail(error);
-        return fail_all(drafts, &error);
+        return fail_all(rest.drafts, &error);
     }
     {
         let mut inner = log.inner.lock();
-        inner.tail = position + layout.total_bytes as u64;
-        inner.last = (segment.number, (inner.tail - start) as u32);
+        inner.tail = rest.position + rest.layout.total_bytes as u64;
+        inner.last = (rest.segment.number, (inner.tail - rest.start) as u32);
     }
-    complete(drafts, layout, &segment, position, start);
+    complete(rest.drafts, rest.layout, &rest.segment, rest.position, rest.start);
 }
 
 fn fail_all(drafts: Vec<Draft>, error: &Error) {

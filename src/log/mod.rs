@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, DataPath};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::name::Id;
@@ -64,6 +64,9 @@ pub struct Appended {
 }
 
 pub type AppendDone = Box<dyn FnOnce(Result<Appended>) + Send>;
+
+/// Runs a job where it may block.
+pub type Later = Arc<dyn Fn(Box<dyn FnOnce() + Send>) + Send + Sync>;
 
 /// A record to append, and for a piece the data of `record`'s range.
 pub struct Draft {
@@ -158,13 +161,48 @@ impl Log {
     }
 
     /// Writes batches until the queue is empty. Only the one who was told so
-    /// by `append` calls this.
+    /// by `append` calls this, or `drive_native`.
     pub fn drive(&self) {
         while let Some(drafts) = self.next_drafts() {
-            batch::write(self, drafts);
-            let mut inner = self.inner.lock();
-            inner.completed = inner.tail;
+            if let Some(ready) = batch::make_ready(self, drafts) {
+                let mut ready = ready;
+                let written = ready.segment.write(ready.offset_bytes, ready.data.as_mut_slice());
+                batch::finish(self, ready.rest, written);
+            }
+            self.note_completed();
         }
+    }
+
+    /// As `drive`, on a data path and without blocking: each batch is handed
+    /// to it when the one before is in, on its thread. What may block is given
+    /// to `later`.
+    pub fn drive_native(self: &Arc<Self>, path: &Arc<dyn DataPath>, later: &Later) {
+        let Some(drafts) = self.next_drafts() else { return };
+        let (log, ours, then) = (Arc::clone(self), Arc::clone(path), Arc::clone(later));
+        if batch::fits(self, &drafts) {
+            return self.hand_over(drafts, path, later);
+        }
+        later(Box::new(move || log.hand_over(drafts, &ours, &then)));
+    }
+
+    fn hand_over(self: &Arc<Self>, drafts: Vec<Draft>, path: &Arc<dyn DataPath>, later: &Later) {
+        let Some(ready) = batch::make_ready(self, drafts) else {
+            self.note_completed();
+            return self.drive_native(path, later);
+        };
+        let (log, ours, then) = (Arc::clone(self), Arc::clone(path), Arc::clone(later));
+        let rest = ready.rest;
+        let done = Box::new(move |written| {
+            batch::finish(&log, rest, written);
+            log.note_completed();
+            log.drive_native(&ours, &then);
+        });
+        path.submit_write(&ready.segment.name, ready.offset_bytes, ready.data.into_iobuf(), done);
+    }
+
+    fn note_completed(&self) {
+        let mut inner = self.inner.lock();
+        inner.completed = inner.tail;
     }
 
     /// Appends one record and waits for it.
@@ -340,13 +378,18 @@ impl Log {
         Ok(true)
     }
 
-    /// True when the current segment is half full and no next one is there.
+    /// True when the current segment is a small one or half full, and no next
+    /// one is there.
     pub fn wants_segment(&self) -> bool {
         let inner = self.inner.lock();
         if inner.spare.is_some() || inner.failed.is_some() {
             return false;
         }
-        inner.current.as_ref().is_some_and(|current| inner.tail - current.start > current.segment.bytes / 2)
+        let soon = |current: &Current| {
+            let bytes = current.segment.bytes;
+            bytes < self.options.segment_bytes || inner.tail - current.start > bytes / 2
+        };
+        inner.current.as_ref().is_some_and(soon)
     }
 
     /// Deletes a prepared segment that was never used.
@@ -395,6 +438,13 @@ impl Log {
         inner.last = (segment.number, format::SEGMENT_HEADER_BYTES as u32);
         inner.current = Some(Current { segment, start });
         Ok(Some(Record::Open { start, previous, previous_bytes }))
+    }
+
+    /// True if a batch of `bytes` fits into the current segment.
+    fn has_room(&self, bytes: u64) -> bool {
+        let inner = self.inner.lock();
+        let fits = |current: &Current| inner.tail - current.start + bytes <= current.segment.bytes;
+        inner.failed.is_none() && inner.current.as_ref().is_some_and(fits)
     }
 
     fn take_spare(&self, bytes: u64) -> Option<Segment> {

@@ -46,6 +46,48 @@ impl Drop for OwnedBytes {
     }
 }
 
+/// Zeroed memory of our own that nobody else sees yet, aligned for O_DIRECT.
+#[derive(Debug)]
+pub struct AlignedBytes {
+    owned: OwnedBytes,
+    bytes: usize,
+}
+
+impl AlignedBytes {
+    pub fn zeroed(bytes: usize) -> AlignedBytes {
+        AlignedBytes { owned: OwnedBytes::zeroed(bytes), bytes }
+    }
+
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: the memory is initialized, at least `bytes` long, and ours
+        // alone: nobody else has its address.
+        unsafe { std::slice::from_raw_parts_mut(self.owned.address, self.bytes) }
+    }
+
+    /// The same memory, to be shared.
+    pub fn into_iobuf(self) -> IoBuf {
+        let address = self.owned.address;
+        let parts = if self.bytes == 0 { Vec::new() } else { vec![Part { address, bytes: self.bytes }] };
+        IoBuf { parts, bytes: self.bytes, owner: Some(Arc::new(self.owned)) }
+    }
+}
+
+impl OwnedBytes {
+    fn zeroed(bytes: usize) -> OwnedBytes {
+        let rounded = bytes.max(1).next_multiple_of(DIRECT_ALIGNMENT_BYTES);
+        let Ok(layout) = std::alloc::Layout::from_size_align(rounded, DIRECT_ALIGNMENT_BYTES) else {
+            // Beyond isize::MAX bytes: no memory is that large.
+            std::alloc::handle_alloc_error(std::alloc::Layout::new::<u8>());
+        };
+        // SAFETY: the layout has a size of at least one page.
+        let address = unsafe { std::alloc::alloc_zeroed(layout) };
+        if address.is_null() {
+            std::alloc::handle_alloc_error(layout);
+        }
+        OwnedBytes { address, layout }
+    }
+}
+
 /// What O_DIRECT asks of memory and offsets on every disk we know.
 pub const DIRECT_ALIGNMENT_BYTES: usize = 4096;
 
@@ -69,19 +111,7 @@ impl IoBuf {
 
     /// Zeroed memory of our own, aligned for O_DIRECT.
     pub fn alloc(bytes: usize) -> IoBuf {
-        let rounded = bytes.max(1).next_multiple_of(DIRECT_ALIGNMENT_BYTES);
-        let Ok(layout) = std::alloc::Layout::from_size_align(rounded, DIRECT_ALIGNMENT_BYTES) else {
-            // Only beyond isize::MAX bytes, which no caller can hold anyway.
-            return IoBuf { parts: Vec::new(), bytes: 0, owner: None };
-        };
-        // SAFETY: the layout has a size of at least one page.
-        let address = unsafe { std::alloc::alloc_zeroed(layout) };
-        if address.is_null() {
-            std::alloc::handle_alloc_error(layout);
-        }
-        let owner = Some(Arc::new(OwnedBytes { address, layout }));
-        let parts = if bytes == 0 { Vec::new() } else { vec![Part { address, bytes }] };
-        IoBuf { parts, bytes, owner }
+        AlignedBytes::zeroed(bytes).into_iobuf()
     }
 
     /// A copy of `data`, aligned for O_DIRECT.

@@ -44,7 +44,7 @@ pub use write::{Begun, NotNow, Way};
 
 /// Share of the log's limit from which pieces are settled although the disk
 /// may be busy.
-const SETTLE_FROM: f64 = 0.25;
+const SETTLE_FROM: f64 = 0.5;
 /// Share from which each logged write waits for a batch to be settled.
 const SLOW_FROM: f64 = 0.75;
 
@@ -68,7 +68,7 @@ pub struct Volume {
     mode: Mode,
     log_limit_bytes: u64,
     state: Mutex<State>,
-    log: Log,
+    log: Arc<Log>,
     lease: Mutex<Option<Lease>>,
     shared: Mutex<Option<SharedLease>>,
     maintaining: Mutex<()>,
@@ -128,6 +128,11 @@ impl Volume {
     /// Own blocks that the log does not know of yet.
     pub fn unrecorded_count(&self) -> usize {
         self.state.lock().unrecorded.len()
+    }
+
+    /// The next log segment should be made ahead of need: by `work`.
+    pub fn wants_segment(&self) -> bool {
+        self.log.wants_segment()
     }
 
     /// Makes the first log segment ahead of need.

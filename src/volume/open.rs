@@ -150,7 +150,7 @@ impl Volume {
             mode: options.mode,
             log_limit_bytes: options.log_limit_bytes,
             state: Mutex::new(loaded.state),
-            log,
+            log: Arc::new(log),
             lease: Mutex::new(None),
             shared: Mutex::new(shared),
             maintaining: Mutex::new(()),

@@ -10,9 +10,10 @@ use super::delta::{Delta, Own};
 use super::pieces::{Piece, Source};
 use super::state::{NotLoaded, State, Unrecorded};
 use super::Volume;
+use crate::backend::DataPath;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
-use crate::log::{Appended, Draft, Record, PIECE_BYTES_MAX};
+use crate::log::{Appended, Draft, Later, Record, PIECE_BYTES_MAX};
 use crate::map::{Entry, Presence, LAYERS_MAX};
 use crate::name::{Id, ObjectName};
 use crate::store::GRANULE_BYTES;
@@ -337,6 +338,11 @@ impl Volume {
     /// Writes queued appends; see `Log::drive`.
     pub fn drive_log(&self) {
         self.log.drive();
+    }
+
+    /// As `drive_log`, without blocking; see `Log::drive_native`.
+    pub fn drive_log_native(&self, path: &Arc<dyn DataPath>, later: &Later) {
+        self.log.drive_native(path, later);
     }
 
     /// Begins a write, waiting for whatever it needs. Blocks.
