@@ -245,6 +245,7 @@ def main():
     for story, function in CHECKS:
         if wanted and function.__name__ not in wanted:
             continue
+        began = time.monotonic()
         directory = tempfile.mkdtemp(prefix='aq.', dir=os.environ.get('TMPDIR', '/var/tmp'))
         try:
             words = run_one(story, function, directory)
@@ -252,7 +253,8 @@ def main():
         except Skip as reason:
             verdict, words = 'skip', str(reason)
         counts[verdict] += 1
-        print(f'{verdict:4} {story}' + (f': {words}' if words else ''), flush=True)
+        print(f'{verdict:4} {story} ({time.monotonic() - began:.1f} s)'
+              + (f': {words}' if words else ''), flush=True)
         shutil.rmtree(directory, ignore_errors=True)
     print(f'behaviour: {counts["ok"]} passed, {counts["FAIL"]} failed, '
           f'{counts["skip"]} skipped')

@@ -2,8 +2,9 @@
 """-blockdev and QMP: snapshots, creation, reopen, jobs, handing over."""
 
 import json
+import subprocess
 
-from harness import check, contains, expect, same
+from harness import DEADLINE_S, check, contains, expect, same
 
 
 def volume(node, name, **more):
@@ -58,7 +59,7 @@ def blockdev_create(lab):
     lab.img('snapshot', '-c', 's', 'archipelago:v')
     same(create('w', size=0, **{'from': 'v@s'}), None, 'error')
     lab.io('archipelago:w', 'read -P 1 0 8M')
-    contains(create('v', size=8 << 20), 'exists')
+    contains(create('v', size=8 << 20), "'v'", 'already')
     contains(create('x', size=8 << 20, **{'block-size': 5000}), '5000')
     daemon.qmp('blockdev-create', job_id='j', options={
         'driver': 'archipelago', 'size': 0, 'location': {'volume': 'y', 'snapshot': 's'}})
@@ -85,7 +86,7 @@ def blockdev_add(lab):
     daemon.quit()
 
 
-@check('reopen: read-only gives the volume up, read-write takes it or says who has it')
+@check('reopen: read-only lets others read, read-write takes the volume or says who has it')
 def reopen(lab):
     lab.create('v', '8M')
     daemon = lab.storage_daemon()
@@ -96,21 +97,22 @@ def reopen(lab):
 
     serve(daemon, lab)
     daemon.qmp('blockdev-add', **{k.replace('-', '_'): v for k, v in options.items()})
-    contains(lab.io('archipelago:v', 'write 0 4k', fails=True), 'in use')
+    reader = ('-r', '-f', 'raw')
+    lab.io('archipelago:v', 'read 0 4k', options=reader, fails=True)
     again(**{'read-only': True})
-    lab.io('archipelago:v', 'write -P 1 0 64k')
-    holder = lab.storage_daemon(*volume('h', 'v'))
+    lab.io('archipelago:v', 'read 0 4k', options=reader)
+    holder = lab.storage_daemon(*volume('h', 'v', **{'read-only': True}))
     contains(again(fails=True, **{'read-only': False}), 'in use')
     holder.quit()
     again(**{'read-only': False})
     url = export(daemon, lab, 'v', 'v')
-    lab.io(url, 'read -P 1 0 64k', 'write -P 2 64k 64k', 'flush')
+    lab.io(url, 'read -P 0 0 64k', 'write -P 2 64k 64k', 'flush')
     contains(lab.io('archipelago:v', 'write 0 4k', fails=True), 'in use')
     contains(again(fails=True, cache={'direct': True}), 'cache.direct')
     contains(again(fails=True, volume='w'), 'volume')
     lab.io(url, 'write -P 3 128k 64k')
     daemon.quit()
-    lab.io('archipelago:v', 'read -P 1 0 64k', 'read -P 2 64k 64k', 'read -P 3 128k 64k')
+    lab.io('archipelago:v', 'read -P 0 0 64k', 'read -P 2 64k 64k', 'read -P 3 128k 64k')
 
 
 @check('two storage daemons hand a volume over with blockdev-set-active, and back')
@@ -168,6 +170,17 @@ def hand_over_resize(lab):
     source.quit()
 
 
+@check('a read-only node that becomes active reads beside other readers')
+def read_only_active(lab):
+    lab.create('v', '8M')
+    daemon = lab.storage_daemon(*volume('v', 'v', active=False, **{'read-only': True}))
+    daemon.qmp('blockdev-set-active', node_name='v', active=True)
+    lab.io('archipelago:v', 'read -P 0 0 64k', options=('-r', '-f', 'raw'))
+    daemon.qmp('blockdev-set-active', node_name='v', active=False)
+    lab.io('archipelago:v', 'write -P 1 0 64k')
+    daemon.quit()
+
+
 @check('blockdev-mirror moves a disk in use to another volume, the job ends clean')
 def mirror(lab):
     lab.create('v', '32M')
@@ -207,3 +220,61 @@ def commit(lab):
     qemu.quit()
     lab.io('archipelago:base', 'read -P 1 0 1M', 'read -P 2 1M 1M', 'read -P 1 2M 1M',
            'read -P 3 3M 1M')
+
+
+@check('a volume whose last sector is not whole reads as zeroes beyond its end')
+def part_of_a_sector(lab):
+    daemon = lab.storage_daemon()
+    daemon.qmp('blockdev-create', job_id='j', options={
+        'driver': 'archipelago', 'location': {'volume': 'v'}, 'size': 4096 + 100})
+    same(daemon.job('j'), None, 'error')
+    daemon.quit()
+    lab.io('archipelago:v', 'read -P 0 0 4608', options=('-r', '-f', 'raw'))
+    same(lab.map('archipelago:v'), [{
+        'start': 0, 'length': 4608, 'depth': 0, 'present': True, 'zero': True, 'data': False,
+        'compressed': False, 'offset': 0}], 'map')
+    lab.io('archipelago:v', 'write -P 1 0 4000', 'read -P 1 0 4000', 'read -P 0 4000 608')
+    lab.io('archipelago:v', 'discard 4096 512', 'read -P 0 4000 608')
+    same(lab.info('-f', 'raw', 'archipelago:v')['virtual-size'], 4608, 'size for QEMU')
+    lab.io('archipelago:v', 'write -P 2 4096 512', 'read -P 2 4096 512', 'read -P 1 0 4000')
+    lab.img('resize', '-q', '-f', 'raw', 'archipelago:v', '8k')
+    lab.io('archipelago:v', 'read -P 2 4096 512', 'read -P 0 4608 3584')
+
+
+@check('exports in I/O threads of their own serve many requests at a time')
+def io_threads(lab):
+    for name in 'vw':
+        lab.create(name, '64M')
+    daemon = lab.storage_daemon('--object', 'iothread,id=t1', '--object', 'iothread,id=t2',
+                                *volume('v', 'v'), *volume('w', 'w'))
+    serve(daemon, lab)
+    urls = [export(daemon, lab, name, name, iothread=thread, fixed_iothread=True)
+            for name, thread in (('v', 't1'), ('w', 't2'))]
+    benches = [subprocess.Popen(
+        ['qemu-img', 'bench', '-f', 'raw', '-w', '-c', '3000', '-d', '64', '-S', '20480',
+         '--pattern', str(65 + n), url], env=lab.env, stdout=subprocess.DEVNULL)
+        for n, url in enumerate(urls)]
+    same([bench.wait(DEADLINE_S) for bench in benches], [0, 0], 'exit of the benches')
+    for n, url in enumerate(urls):
+        lab.io(url, *(f'read -P {65 + n} {k * 20480} 4k' for k in range(0, 3000, 101)))
+    daemon.quit()
+    for n, name in enumerate('vw'):
+        lab.io(f'archipelago:{name}', *(f'read -P {65 + n} {k * 20480} 4k'
+                                        for k in range(0, 3000, 101)), 'read -P 0 4k 16k')
+
+
+@check('vhost-user-blk: a QEMU without the driver has the disk of a storage daemon')
+def vhost_user(lab):
+    lab.create('v', '8M')
+    path = lab.path('vub')
+    lab.storage_daemon(
+        '--object', 'iothread,id=t', *volume('v', 'v'), '--export',
+        f'type=vhost-user-blk,id=e,node-name=v,writable=on,num-queues=2,iothread=t,'
+        f'addr.type=unix,addr.path={path}')
+    qemu = lab.qemu('-S', '-object', 'memory-backend-memfd,id=m,size=64M,share=on',
+                    '-chardev', f'socket,id=c,path={path}',
+                    '-device', 'vhost-user-blk-pci,id=disk,chardev=c,num-queues=2',
+                    '-m', '64M', machine='q35,memory-backend=m')
+    same(qemu.qmp('qom-get', path='/machine/peripheral/disk', property='num-queues'), 2, 'queues')
+    same(qemu.errors(), '', "QEMU's words")
+    qemu.quit()
