@@ -27,11 +27,20 @@ const SECONDS: f64 = 1.5;
 
 type Submit<'a> = &'a dyn Fn(bool, u64, IoBuf, Box<dyn FnOnce() + Send>);
 
-/// Keeps `depth` requests in flight; returns requests per second.
-fn drive(depth: usize, write: bool, submit: Submit<'_>) -> f64 {
+/// Of all threads of this process, in seconds. Unlike the rate it hardly
+/// depends on what else the machine is doing.
+fn cpu_s() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Keeps `depth` requests in flight; returns requests per second and
+/// microseconds of CPU per request.
+fn drive(depth: usize, write: bool, submit: Submit<'_>) -> (f64, f64) {
     let (sender, receiver) = crossbeam_channel::unbounded();
     let mut random = 88_172_645_463_325_252_u64;
-    let bufs: Vec<IoBuf> = (0..depth).map(|n| IoBuf::copy_of(&[n as u8; REQUEST_BYTES as usize])).collect();
+    let buf = |n| IoBuf::copy_of(&[n as u8; REQUEST_BYTES as usize]);
+    let bufs: Vec<IoBuf> = (0..depth).map(buf).collect();
     let mut start = |slot: usize| {
         random ^= random << 13;
         random ^= random >> 7;
@@ -41,7 +50,7 @@ fn drive(depth: usize, write: bool, submit: Submit<'_>) -> f64 {
         submit(write, offset, bufs[slot].clone(), Box::new(move || sender.send(slot).unwrap()));
     };
     (0..depth).for_each(&mut start);
-    let begun = Instant::now();
+    let (begun, cpu_begun_s) = (Instant::now(), cpu_s());
     let mut done = 0_u64;
     while begun.elapsed().as_secs_f64() < SECONDS {
         start(receiver.recv().unwrap());
@@ -50,7 +59,8 @@ fn drive(depth: usize, write: bool, submit: Submit<'_>) -> f64 {
     for _ in 0..depth {
         receiver.recv().unwrap();
     }
-    done as f64 / begun.elapsed().as_secs_f64()
+    let rate = done as f64 / begun.elapsed().as_secs_f64();
+    (rate, (cpu_s() - cpu_begun_s) * 1e6 / done as f64)
 }
 
 fn through_dir(
@@ -111,12 +121,19 @@ fn compare(direct: bool) {
             rates[1].push(drive(depth, write, &on_raw));
         }
         let [dir, raw] = rates.map(|mut rates| {
-            rates.sort_by(f64::total_cmp);
+            rates.sort_by(|a, b| a.0.total_cmp(&b.0));
             rates[1]
         });
         let way = if direct { "direct" } else { "buffered" };
         let verb = if write { "write" } else { "read" };
-        eprintln!("{way} {verb} QD{depth}: dir {dir:.0}/s, one file {raw:.0}/s, ratio {:.2}", dir / raw);
+        eprintln!(
+            "{way} {verb} QD{depth}: dir {:.0}/s {:.1} us, one file {:.0}/s {:.1} us, ratio {:.2}",
+            dir.0,
+            dir.1,
+            raw.0,
+            raw.1,
+            dir.0 / raw.0
+        );
     }
     ring.stop();
     reaper.join().unwrap();
