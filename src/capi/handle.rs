@@ -88,9 +88,10 @@ pub fn complete(callback: Callback, opaque: Opaque, result: Result<()>) {
     callback(opaque.0, code);
 }
 
-/// A guest's request knows only I/O errors and a full disk.
+/// A guest's request knows only I/O errors, a full disk and a read-only one.
 fn errno_of_data(error: &Error) -> c_int {
     match error.kind() {
+        ErrorKind::Denied => libc::EROFS,
         ErrorKind::NotFound | ErrorKind::Exists | ErrorKind::Unavailable => libc::EIO,
         kind => kind.errno(),
     }
@@ -123,6 +124,20 @@ pub unsafe fn report(result: Result<()>, error: *mut c_char, error_bytes: usize)
         }
     }
     -failure.kind().errno()
+}
+
+/// `report` for calls that write through an open handle: what is denied there
+/// is denied because it is read-only.
+///
+/// # Safety
+///
+/// As `report`.
+pub unsafe fn report_write(result: Result<()>, error: *mut c_char, error_bytes: usize) -> c_int {
+    // SAFETY: the caller's promise.
+    match unsafe { report(result, error, error_bytes) } {
+        denied if denied == -libc::EACCES => -libc::EROFS,
+        other => other,
+    }
 }
 
 pub fn check_flags(flags: u32, known: u32) -> Result<()> {
@@ -210,4 +225,32 @@ pub unsafe fn buffers(iov: *const iovec, iovcnt: c_int) -> Result<IoBuf> {
     }
     // SAFETY: the caller's promise about the ranges.
     Ok(unsafe { IoBuf::from_raw(list.iter().map(|part| (part.iov_base.cast(), part.iov_len))) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Info, Snapshot};
+    use std::mem::{offset_of, size_of};
+
+    // tests/c/layout.c has the same numbers of the header's structures: a
+    // field that moves on one side only is read as another.
+
+    #[test]
+    fn structures_are_laid_out_as_in_the_header() {
+        assert_eq!(size_of::<Info>(), 96);
+        assert_eq!(offset_of!(Info, shared_bytes), 24);
+        assert_eq!(offset_of!(Info, request_alignment_bytes), 32);
+        assert_eq!(offset_of!(Info, memory_alignment_bytes), 36);
+        assert_eq!(offset_of!(Info, volume_id), 40);
+        assert_eq!(offset_of!(Info, read_only), 56);
+        assert_eq!(offset_of!(Info, active), 57);
+        assert_eq!(offset_of!(Info, zero_init), 58);
+        assert_eq!(offset_of!(Info, reserved), 59);
+        assert_eq!(size_of::<Snapshot>(), 160);
+        assert_eq!(offset_of!(Snapshot, pending), 129);
+        assert_eq!(offset_of!(Snapshot, size_bytes), 136);
+        assert_eq!(offset_of!(Snapshot, created_s), 144);
+        assert_eq!(offset_of!(Snapshot, created_ns), 152);
+        assert_eq!(offset_of!(Snapshot, reserved2), 156);
+    }
 }

@@ -16,7 +16,7 @@ use crate::volume::Mode;
 mod control;
 mod handle;
 
-use handle::{buffers, complete, guard, report, Callback, Handle, Info, Opaque};
+use handle::{buffers, complete, guard, report, report_write, Callback, Handle, Info, Opaque};
 
 const READ_ONLY: u32 = 0x01;
 const INACTIVE: u32 = 0x02;
@@ -394,7 +394,7 @@ macro_rules! with_name {
                 unsafe { &*volume }.device.$call(&name)
             });
             // SAFETY: the caller's promise about `error`.
-            unsafe { report(result, error, error_bytes) }
+            unsafe { report_write(result, error, error_bytes) }
         }
     };
 }
@@ -481,7 +481,7 @@ pub unsafe extern "C" fn archipelago_set_read_only(
     error_bytes: usize,
 ) -> c_int {
     // SAFETY: the caller's promises.
-    unsafe { report(guard(|| (*volume).device.set_read_only(read_only != 0)), error, error_bytes) }
+    unsafe { report_write(guard(|| (*volume).device.set_read_only(read_only != 0)), error, error_bytes) }
 }
 
 /// Where an open handle stands.

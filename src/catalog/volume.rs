@@ -138,7 +138,10 @@ pub fn lookup(store: &Store, name: &VolumeName) -> Result<Id> {
         Ok(data) => Ok(decode(&object, &data)?.0),
         Err(error) if error.is(ErrorKind::NotFound) => Err(Error::sentence(
             ErrorKind::NotFound,
-            format!("there is no volume '{name}' in store {}", store.describe()),
+            format!(
+                "there is no volume '{name}' in store {}; list them with: archipelago ls",
+                store.describe()
+            ),
         )),
         Err(error) => Err(error),
     }
