@@ -106,7 +106,7 @@ typedef struct archipelago_info {
     uint64_t block_bytes;      /* size of one block */
     uint64_t own_bytes;        /* storage that only this volume uses, about */
     uint64_t shared_bytes;     /* storage shared with snapshots and clones */
-    uint32_t request_alignment_bytes; /* offsets and lengths of data calls */
+    uint32_t request_alignment_bytes; /* of offsets and lengths: 1 to 512 */
     uint32_t memory_alignment_bytes;  /* of buffers, to avoid a copy */
     uint8_t  volume_id[16];
     uint8_t  read_only;        /* 1 if opened so */
@@ -118,7 +118,7 @@ typedef struct archipelago_info {
 /* The size now. Never blocks. */
 uint64_t archipelago_size(archipelago_volume *volume);
 
-/* Never blocks on storage; own and shared bytes are those last known. */
+/* May block: own and shared bytes are counted in the map. */
 int archipelago_get_info(archipelago_volume *volume, archipelago_info *info);
 
 /* ---- data ------------------------------------------------------------- */
@@ -228,7 +228,8 @@ int archipelago_inactivate(archipelago_volume *volume,
  */
 int archipelago_activate(archipelago_volume *volume,
                          char *error, size_t error_bytes);
-/* Changes between read-only (1) and read-write (0) on an open handle. */
+/* Changes between read-only (1) and read-write (0) on an open handle; on an
+ * inactive one, what it becomes when it is activated. */
 int archipelago_set_read_only(archipelago_volume *volume, int read_only,
                               char *error, size_t error_bytes);
 

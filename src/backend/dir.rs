@@ -309,6 +309,13 @@ impl Backend for Dir {
         Ok(ObjectStat { bytes: stat.bytes, allocated_bytes: stat.allocated_bytes })
     }
 
+    fn next_data(&self, name: &ObjectName, offset_bytes: u64) -> Result<Option<(u64, u64)>> {
+        let files = self.0.files.as_ref();
+        self.0.with_file("look for data in", name, Access::Read, |file| {
+            files.next_data(&file.handle, offset_bytes)
+        })
+    }
+
     fn list(&self, prefix: &str, after: Option<&ObjectName>, count_max: usize) -> Result<Vec<ObjectName>> {
         dir_layout::list(self.0.files.as_ref(), prefix, after, count_max)
             .map_err(|e| Error::from_io("list", e).on_named(self.0.path.display().to_string()))

@@ -126,6 +126,14 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Error: `NotFound`.
     fn stat(&self, name: &ObjectName) -> Result<ObjectStat>;
 
+    /// The next range at or after `offset_bytes` that may hold anything but
+    /// zeroes; `None` if there is none. Where the place cannot tell, all of
+    /// it may.
+    fn next_data(&self, name: &ObjectName, offset_bytes: u64) -> Result<Option<(u64, u64)>> {
+        let _ = name;
+        Ok(Some((offset_bytes, u64::MAX)))
+    }
+
     /// Up to `count_max` names that begin with `prefix` (one of
     /// `name::prefix`) and come after `after`, in byte order of their text.
     /// Files and objects that are not ours are passed over.

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use super::handle::{check_flags, Handle, Info};
 use super::{mode_of, DIRECT, FORCE_SHARE, INACTIVE, NO_FLUSH, READ_ONLY};
-use crate::catalog::{clone, snapshot, volume as names};
+use crate::catalog::{clone, volume as names};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Device, DeviceOptions};
 use crate::name::{SnapshotName, VolumeName};
 use crate::store::open::open_store;
 use crate::store::Store;
-use crate::volume::{Mode, OpenOptions, Status, Volume};
+use crate::volume::{find_snapshot, Mode, OpenOptions, Status, Volume};
 
 type Options = [(String, String)];
 
@@ -73,11 +73,9 @@ pub fn open(options: &Options, flags: u32) -> Result<Handle> {
     let volume = parsed.volume()?;
     let snapshot = parsed.snapshot.as_deref().map(SnapshotName::new).transpose()?;
     let store = parsed.store(flags & DIRECT != 0, false)?;
-    let mode = match flags {
-        _ if flags & INACTIVE != 0 => Mode::Inactive,
-        _ if flags & READ_ONLY != 0 || snapshot.is_some() => Mode::ReadOnly,
-        _ => Mode::Writable,
-    };
+    let read_only = flags & READ_ONLY != 0 || snapshot.is_some();
+    let active = if read_only { Mode::ReadOnly } else { Mode::Writable };
+    let mode = if flags & INACTIVE != 0 { Mode::Inactive } else { active };
     let open = OpenOptions {
         mode,
         force_share: flags & FORCE_SHARE != 0,
@@ -85,7 +83,7 @@ pub fn open(options: &Options, flags: u32) -> Result<Handle> {
         ..OpenOptions::default()
     };
     let no_flush = flags & NO_FLUSH != 0;
-    let device = Device::open(store, DeviceOptions { volume, snapshot, open, no_flush })?;
+    let device = Device::open(store, DeviceOptions { volume, snapshot, open, active, no_flush })?;
     Ok(Handle { device })
 }
 
@@ -124,7 +122,7 @@ pub fn create(options: &Options, size_bytes: u64) -> Result<()> {
         ));
     };
     let id = names::lookup(&store, &VolumeName::new(volume)?)?;
-    let source = snapshot::find(&store, id, &SnapshotName::new(which)?)?;
+    let source = find_snapshot(&store, &VolumeName::new(volume)?, id, &SnapshotName::new(which)?)?;
     let size_bytes = if size_bytes == 0 { None } else { Some(size_bytes) };
     clone::clone(&store, &source, &name, size_bytes).map(drop)
 }

@@ -9,7 +9,8 @@ use super::Session;
 use crate::catalog::{snapshot as snaps, volume as names};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{SnapshotName, VolumeName};
-use crate::volume::Volume;
+
+use crate::volume::{find_snapshot, Volume};
 
 pub fn snapshot(session: &Session, target: &Target, publish: bool) -> Result<()> {
     let store = session.store(false)?;
@@ -44,14 +45,7 @@ pub fn clone(
     size_bytes: Option<u64>,
 ) -> Result<()> {
     let store = session.store(false)?;
-    let source = match snaps::find(&store, names::lookup(&store, volume)?, snapshot) {
-        // It may be pending: then opening it says so, and what to do.
-        Err(error) if error.is(ErrorKind::NotFound) => {
-            Volume::open_snapshot(&store, volume, snapshot)?;
-            return Err(error);
-        }
-        other => other?,
-    };
+    let source = find_snapshot(&store, volume, names::lookup(&store, volume)?, snapshot)?;
     let id = names::clone(&store, &source, name, size_bytes)?;
     let value = json!({
         "volume": name.as_str(), "id": id.to_string(), "parent": format!("{volume}@{snapshot}"),

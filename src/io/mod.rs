@@ -46,6 +46,8 @@ pub struct DeviceOptions {
     pub volume: VolumeName,
     pub snapshot: Option<SnapshotName>,
     pub open: OpenOptions,
+    /// What `activate` makes of an inactive device.
+    pub active: Mode,
     /// Flushes return at once: a crash may lose anything.
     pub no_flush: bool,
 }
@@ -199,7 +201,7 @@ impl Device {
 
     /// Drains, flushes and gives the lease up; reads go on to work.
     pub fn inactivate(&self) -> Result<()> {
-        if self.volume().mode() != Mode::Writable {
+        if self.volume().mode() == Mode::Inactive || self.inner.options.lock().snapshot.is_some() {
             return Ok(());
         }
         self.change_mode(Mode::Inactive)
@@ -210,23 +212,30 @@ impl Device {
     pub fn activate(&self) -> Result<()> {
         match self.volume().mode() {
             Mode::Writable => Ok(()),
-            Mode::Inactive => self.change_mode(Mode::Writable),
+            Mode::Inactive => {
+                let active = self.inner.options.lock().active;
+                self.change_mode(active)
+            }
             Mode::ReadOnly => self.change_mode(Mode::ReadOnly),
         }
     }
 
     pub fn set_read_only(&self, read_only: bool) -> Result<()> {
         let wanted = if read_only { Mode::ReadOnly } else { Mode::Writable };
-        if self.volume().mode() == wanted {
-            return Ok(());
-        }
-        if self.inner.options.lock().snapshot.is_some() {
+        let is_snapshot = self.inner.options.lock().snapshot.is_some();
+        if is_snapshot && !read_only {
             return Err(Error::sentence(
                 ErrorKind::Denied,
                 "a snapshot cannot be written to: make a clone of it".to_owned(),
             ));
         }
-        self.change_mode(wanted)
+        self.inner.options.lock().active = wanted;
+        match self.volume().mode() {
+            // It becomes what is wanted when it is activated.
+            Mode::Inactive => Ok(()),
+            mode if mode == wanted => Ok(()),
+            _ => self.change_mode(wanted),
+        }
     }
 
     /// Ends the use of the volume in one mode and opens it in another. If

@@ -18,7 +18,7 @@ fn device(backend: Arc<dyn Backend>, bytes: u64) -> Device {
     let store = Store::init("test", backend, BLOCK).unwrap();
     let volume = VolumeName::new("v").unwrap();
     names::create(&store, &volume, bytes, BLOCK).unwrap();
-    let options = DeviceOptions { volume, snapshot: None, open: OpenOptions::default(), no_flush: false };
+    let options = DeviceOptions { volume, snapshot: None, open: OpenOptions::default(), active: Mode::Writable, no_flush: false };
     Device::open(store, options).unwrap()
 }
 
@@ -157,7 +157,7 @@ fn a_small_log_fills_and_writers_go_on() {
     let mut open = OpenOptions { log_limit_bytes: 512 << 10, ..OpenOptions::default() };
     open.log.segment_bytes = 128 << 10;
     open.log.first_segment_bytes = 64 << 10;
-    let options = DeviceOptions { volume, snapshot: None, open, no_flush: false };
+    let options = DeviceOptions { volume, snapshot: None, open, active: Mode::Writable, no_flush: false };
     let device = Device::open(store, options).unwrap();
     wait(&device, 0, Operation::Write { buf: tagged(1, 64 * BLOCK as usize), fua: false }).unwrap();
     device.snapshot(&SnapshotName::new("s").unwrap()).unwrap();

@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::catalog::lease::{Lease, SharedLease};
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{Log, LogOptions};
+use crate::log::Log;
 use crate::name::Id;
 use crate::store::Store;
 use crate::sys::iobuf::IoBuf;
@@ -35,7 +35,7 @@ mod status;
 mod write;
 mod zero;
 
-pub use open::OpenOptions;
+pub use open::{find_snapshot, OpenOptions};
 pub use read::{run_steps, From, Step};
 pub use snapshot::{Listed, PENDING_MAX};
 pub use state::State;
@@ -47,6 +47,11 @@ pub use write::{Begun, NotNow, Way};
 const SETTLE_FROM: f64 = 0.5;
 /// Share from which each logged write waits for a batch to be settled.
 const SLOW_FROM: f64 = 0.75;
+
+/// A log of up to this is settled when its volume is closed, so that the next
+/// open finds none, and of up to this its pending snapshots are published.
+const CLOSE_EMPTIES_BYTES: u64 = 4 << 20;
+const CLOSE_SETTLES_BYTES: u64 = 64 << 20;
 
 /// What may be done with an open volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,8 +295,11 @@ impl Volume {
         self.flush()?;
         let _maintaining = self.maintaining.lock();
         let behind = self.log.bytes_since(self.state.lock().head.log.position);
-        let small = behind <= LogOptions::default().first_segment_bytes * 4;
-        if small && self.oldest_cut().is_none() {
+        if behind > CLOSE_SETTLES_BYTES {
+            return self.log.discard_spare();
+        }
+        self.publish_all_locked()?;
+        if behind <= CLOSE_EMPTIES_BYTES {
             while self.settle_batch()? > 0 {}
             let unchanged = behind == 0 && self.state.lock().live().deltas.is_empty();
             if !unchanged {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -11,8 +12,9 @@ use super::pieces::{Piece, Source};
 use super::state::{Generation, State};
 use super::{Mode, Volume};
 use crate::catalog::head::{self, Head};
-use crate::catalog::lease::{self, LeaseState, SharedLease};
-use crate::catalog::{epoch, identity::Life, snapshot, volume as names};
+use crate::catalog::lease::{self, SharedLease};
+use crate::catalog::{epoch, snapshot, volume as names};
+use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::log::replay::{replay, Found, ReplayFrom, Replayed};
@@ -81,12 +83,7 @@ impl Volume {
     /// `NotFound`; `Busy` if it is pending still.
     pub fn open_snapshot(store: &Store, name: &VolumeName, which: &SnapshotName) -> Result<Arc<Volume>> {
         let id = names::lookup(store, name)?;
-        let found = match snapshot::find(store, id, which) {
-            Err(error) if error.is(ErrorKind::NotFound) => {
-                return Err(explain_missing(store, name, id, which, error));
-            }
-            other => other?,
-        };
+        let found = find_snapshot(store, name, id, which)?;
         let head = Head {
             volume: id,
             number: 0,
@@ -348,29 +345,59 @@ impl State {
     }
 }
 
-/// Why a snapshot is not there: pending, or not at all.
-fn explain_missing(
+/// How long somebody who needs a pending snapshot waits for its holder to
+/// publish it.
+const PENDING_WAIT: Duration = Duration::from_millis(50);
+const PENDING_WAITS: u32 = 600;
+
+/// Finds a snapshot to read or clone. One that is pending is published first:
+/// by its volume's holder, for whom this waits up to half a minute, or here.
+/// Errors: `NotFound`; `Busy` if it is still pending.
+pub fn find_snapshot(
     store: &Store,
     name: &VolumeName,
     id: Id,
     which: &SnapshotName,
-    error: Error,
-) -> Error {
-    let Ok(loaded) = load(store, id) else { return error };
-    let pending = |g: &Generation| g.cut.as_ref().is_some_and(|cut| cut.snapshot.name == *which);
-    if !loaded.state.generations.iter().any(pending) {
-        return error;
+) -> Result<snapshot::Snapshot> {
+    let mut waits = 0;
+    loop {
+        let missing = match snapshot::find(store, id, which) {
+            Err(error) if error.is(ErrorKind::NotFound) => error,
+            found => return found,
+        };
+        if !is_pending(store, id, which)? {
+            // Published between the two looks, or not there at all.
+            return snapshot::find(store, id, which).map_err(|_| missing);
+        }
+        let options = OpenOptions { log_limit_bytes: store.log_limit_bytes, ..OpenOptions::default() };
+        match Volume::open(store, name, &options) {
+            Ok(volume) => {
+                let published = volume.publish_all();
+                volume.close()?;
+                published?;
+            }
+            Err(error) if error.is(ErrorKind::Busy) => {
+                waits += 1;
+                if waits > PENDING_WAITS {
+                    return Err(still_pending(name, which, error));
+                }
+                clock::sleep(PENDING_WAIT);
+            }
+            Err(error) => return Err(error),
+        }
     }
-    let held = matches!(
-        lease::show(store, id),
-        Ok(LeaseState::Held { life: Life::Alive, .. })
-    );
-    let next = match held {
-        true => "it will be there in a moment: try again".to_owned(),
-        false => format!("publish it with: archipelago snapshot --publish {name}"),
-    };
+}
+
+fn is_pending(store: &Store, id: Id, which: &SnapshotName) -> Result<bool> {
+    let loaded = load(store, id)?;
+    let pending = |g: &Generation| g.cut.as_ref().is_some_and(|cut| cut.snapshot.name == *which);
+    Ok(loaded.state.generations.iter().any(pending))
+}
+
+fn still_pending(name: &VolumeName, which: &SnapshotName, error: Error) -> Error {
     Error::sentence(
         ErrorKind::Busy,
-        format!("snapshot '{name}@{which}' is taken but not published yet; {next}"),
+        format!("snapshot '{name}@{which}' is taken but its holder has not published it yet: try again"),
     )
+    .caused_by(error)
 }

@@ -1,8 +1,8 @@
 //! Which parts of a volume hold data, and what it takes in the store.
 
-use super::read::From;
+use super::read::{From, Step};
 use super::Volume;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::map::Entry;
 use crate::name::Id;
 
@@ -58,13 +58,40 @@ impl Volume {
             self.load_entry(block)?;
         };
         steps.sort_by_key(|step| step.at);
-        let status = |from: &From| match from {
-            From::Zero => Status::Zero,
-            _ => Status::Data,
+        let mut found: Option<(Status, u64)> = None;
+        for step in &steps {
+            let (status, length) = self.step_status(step)?;
+            match &mut found {
+                None => found = Some((status, length)),
+                Some((first, total)) if *first == status => *total += length,
+                Some(_) => break,
+            }
+            if length < step.bytes as u64 {
+                break;
+            }
+        }
+        Ok(found.unwrap_or((Status::Zero, 0)))
+    }
+
+    /// What a step begins with and for how long: an own object has holes
+    /// where nothing was written.
+    fn step_status(&self, step: &Step) -> Result<(Status, u64)> {
+        let bytes = step.bytes as u64;
+        let (name, start) = match &step.from {
+            From::Zero => return Ok((Status::Zero, bytes)),
+            From::Log { .. } => return Ok((Status::Data, bytes)),
+            From::Object { name, offset_bytes } => (name, *offset_bytes),
         };
-        let first = steps.first().map_or(Status::Zero, |step| status(&step.from));
-        let same = steps.iter().take_while(|step| status(&step.from) == first);
-        Ok((first, same.map(|step| step.bytes as u64).sum()))
+        let next = match self.store.blocks().next_data(name, start) {
+            // Merged away since: whoever reads it will see.
+            Err(error) if error.is(ErrorKind::NotFound) => return Ok((Status::Data, bytes)),
+            other => other?,
+        };
+        Ok(match next {
+            Some((data, end)) if data <= start => (Status::Data, end.saturating_sub(start).min(bytes)),
+            Some((data, _)) => (Status::Zero, (data - start).min(bytes)),
+            None => (Status::Zero, bytes),
+        })
     }
 
     /// Visits runs of blocks and their composed entries, pieces aside.

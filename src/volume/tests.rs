@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::*;
 use crate::backend::memory::Memory;
 use crate::catalog::{clone, snapshot as snapshots, volume as names};
+use crate::log::LogOptions;
 use crate::name::{SnapshotName, VolumeName};
 
 const BLOCK: u64 = 16 << 10;
