@@ -35,6 +35,7 @@ pub mod thread;
 pub mod backend;
 pub mod catalog;
 pub mod log;
+pub mod maintain;
 pub mod map;
 pub mod store;
 pub mod volume;

@@ -48,6 +48,26 @@ impl Maintenance {
             format!("another maintenance of store '{}' has begun: this one stops", store.name),
         ))
     }
+
+    /// Begins a further generation in the same right: whoever looks at the
+    /// generation before and after this finds that it moved. Errors: `Fenced`
+    /// when another maintenance has begun; `NoSpace`.
+    pub fn advance(&mut self, store: &Store, holder: &Identity) -> Result<()> {
+        self.confirm(store)?;
+        let next = self.generation + 1;
+        match family(store).create(next, &encode(next, holder)?)? {
+            Outcome::Won => self.generation = next,
+            Outcome::Lost => return self.confirm(store),
+        }
+        remove_below(store, next);
+        Ok(())
+    }
+}
+
+fn remove_below(store: &Store, generation: u64) {
+    if let Err(error) = family(store).remove_below(generation) {
+        log::debug!("an old generation stays for now: {}", error.full());
+    }
 }
 
 /// The last generation that began; 0 if none ever did.
@@ -84,9 +104,7 @@ pub fn claim_next(store: &Store, holder: &Identity) -> Result<Maintenance> {
             ))
         }
     }
-    if let Err(error) = family(store).remove_below(generation) {
-        log::debug!("an old generation stays for now: {}", error.full());
-    }
+    remove_below(store, generation);
     Ok(Maintenance { generation, _lock: lock })
 }
 

@@ -230,6 +230,19 @@ pub fn remove(store: &Store, name: &VolumeName, with_snapshots: bool) -> Result<
     Ok(plan)
 }
 
+/// Finishes an interrupted removal: takes the heads and leases of a volume
+/// that no name leads to. False if a name does after all. Errors: `Busy`
+/// while somebody holds its lease.
+pub fn remove_unnamed(store: &Store, volume: Id) -> Result<bool> {
+    let hold = lease::hold_for_removal(store, volume, &volume.to_string())?;
+    if list(store)?.iter().any(|(_, id)| *id == volume) {
+        return Ok(false);
+    }
+    head::remove_all(store, volume)?;
+    hold.end()?;
+    Ok(true)
+}
+
 fn ignore_missing(result: Result<()>) -> Result<()> {
     match result {
         Err(error) if !error.is(ErrorKind::NotFound) => Err(error),

@@ -1,0 +1,18 @@
+//! gc, check and usage of whole stores.
+//!
+//! What can go wrong: gc deletes something that a volume, a snapshot or a
+//! clone needs, because it looked at the wrong moment or forgot a kind of
+//! root; or it leaves for ever what nothing needs; or check calls a sound
+//! store damaged or a damaged one sound.
+//!
+//! `histories` plays random histories against a model and then takes all
+//! volumes away: nothing may be missing before, and nothing left after.
+//! `races` runs gc in the middle of every single call of whatever else goes
+//! on, and whatever else in the middle of every call of gc. `damage` breaks
+//! objects and planted faults break gc; both must be noticed.
+
+mod damage;
+mod histories;
+mod hook;
+mod races;
+mod world;
