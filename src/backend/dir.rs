@@ -330,7 +330,7 @@ impl Backend for Dir {
         let path = dir_layout::lock_path(name);
         loop {
             let locked = self.0.try_lock(&path, mode).map_err(|source| match source.raw_os_error() {
-                Some(libc::EAGAIN | libc::EACCES) => Error::new(ErrorKind::Busy, "lock").on(name),
+                Some(libc::EAGAIN) => Error::new(ErrorKind::Busy, "lock").on(name),
                 _ => io_error("lock", name, source),
             })?;
             if let Some(file) = locked {
