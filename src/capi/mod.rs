@@ -15,6 +15,7 @@ use crate::volume::Mode;
 
 mod control;
 mod handle;
+mod logger;
 
 use handle::{buffers, complete, guard, report, report_write, Callback, Handle, Info, Opaque};
 
@@ -50,6 +51,7 @@ pub unsafe extern "C" fn archipelago_open(
     error_bytes: usize,
 ) -> c_int {
     let result = guard(|| {
+        logger::install();
         if volume.is_null() {
             return Err(Error::new(ErrorKind::Invalid, "open").because("volume is NULL"));
         }

@@ -175,3 +175,24 @@ fn a_small_log_fills_and_writers_go_on() {
     }
     device.close().unwrap();
 }
+
+/// The background makes log segments ahead of need. One that it made just
+/// after the lease was given back looked like another holder's to the next
+/// one, which stopped with "taken over" at its first logged write.
+#[test]
+fn the_background_makes_no_segment_after_a_hand_over() {
+    let memory = Memory::new();
+    let device = device(Arc::new(memory.clone()), 4 * BLOCK);
+    wait(&device, 0, Operation::Write { buf: tagged(7, SECTOR), fua: true }).unwrap();
+    device.snapshot(&SnapshotName::new("s").unwrap()).unwrap();
+    for round in 0..50 {
+        let write = Operation::Write { buf: tagged(8 + round, SECTOR), fua: false };
+        wait(&device, 0, write).unwrap();
+        let volume = device.volume();
+        let late = std::thread::spawn(move || volume.prepare_log());
+        device.inactivate().unwrap();
+        drop(late.join().unwrap());
+        device.activate().unwrap();
+    }
+    device.close().unwrap();
+}

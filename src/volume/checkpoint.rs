@@ -351,11 +351,11 @@ impl Volume {
     /// One unit of background work; `idle`: nobody needs the disk now. True:
     /// there is more to do.
     pub fn work(self: &Arc<Self>, idle: bool) -> Result<bool> {
+        let Some(_maintaining) = self.maintaining.try_lock() else { return Ok(true) };
         self.check_writable()?;
         if self.log.wants_segment() {
             self.log.prepare()?;
         }
-        let Some(_maintaining) = self.maintaining.try_lock() else { return Ok(true) };
         let pending = self.oldest_cut().is_some();
         if !pending && !idle && self.log_share() < super::SETTLE_FROM {
             return Ok(false);

@@ -142,6 +142,10 @@ impl Volume {
 
     /// Makes the first log segment ahead of need.
     pub fn prepare_log(&self) -> Result<()> {
+        let _maintaining = self.maintaining.lock();
+        // A segment made after the lease was given back would look like
+        // another holder's to the next one.
+        self.check_writable()?;
         self.log.prepare().map(drop)
     }
 
@@ -280,8 +284,12 @@ impl Volume {
         if self.mode != Mode::Writable {
             return Ok(());
         }
-        let result = self.close_writable();
-        self.is_closed.store(true, Ordering::Release);
+        let mut result = self.close_writable();
+        {
+            let _maintaining = self.maintaining.lock();
+            self.is_closed.store(true, Ordering::Release);
+            result = result.and(self.log.discard_spare());
+        }
         let certain = !self.is_uncertain.load(Ordering::Acquire);
         let clean = result.is_ok() && certain && !self.is_poisoned.load(Ordering::Acquire);
         match self.lease.lock().take() {
@@ -296,7 +304,7 @@ impl Volume {
         let _maintaining = self.maintaining.lock();
         let behind = self.log.bytes_since(self.state.lock().head.log.position);
         if behind > CLOSE_SETTLES_BYTES {
-            return self.log.discard_spare();
+            return Ok(());
         }
         self.publish_all_locked()?;
         if behind <= CLOSE_EMPTIES_BYTES {
@@ -306,7 +314,7 @@ impl Volume {
                 self.checkpoint()?;
             }
         }
-        self.log.discard_spare()
+        Ok(())
     }
 
     /// Lets writers in, where this handle kept them out.
