@@ -18,7 +18,8 @@ fn device(backend: Arc<dyn Backend>, bytes: u64) -> Device {
     let store = Store::init("test", backend, BLOCK).unwrap();
     let volume = VolumeName::new("v").unwrap();
     names::create(&store, &volume, bytes, BLOCK).unwrap();
-    let options = DeviceOptions { volume, snapshot: None, open: OpenOptions::default(), active: Mode::Writable, no_flush: false };
+    let (open, active) = (OpenOptions::default(), Mode::Writable);
+    let options = DeviceOptions { volume, snapshot: None, open, active, no_flush: false };
     Device::open(store, options).unwrap()
 }
 
