@@ -234,7 +234,7 @@ def run_one(story, function, directory):
             lab.end()
 
 
-def main():
+def main(title='behaviour'):
     """Runs the checks whose function's name is given, or all."""
     wanted = sys.argv[1:]
     unknown = set(wanted) - {function.__name__ for _, function in CHECKS}
@@ -256,6 +256,6 @@ def main():
         print(f'{verdict:4} {story} ({time.monotonic() - began:.1f} s)'
               + (f': {words}' if words else ''), flush=True)
         shutil.rmtree(directory, ignore_errors=True)
-    print(f'behaviour: {counts["ok"]} passed, {counts["FAIL"]} failed, '
+    print(f'{title}: {counts["ok"]} passed, {counts["FAIL"]} failed, '
           f'{counts["skip"]} skipped')
     return 1 if counts['FAIL'] else 0
