@@ -51,7 +51,7 @@ const BANNED: &[(&str, &[&str], &str)] = &[
     ("process::Command", &["cli/"], "nothing: QEMU's sandbox forbids it"),
     ("process::exit", &[], "an error, or an ExitCode from main"),
     ("process::abort", &[], "an error"),
-    ("std::env", &["config.rs", "cli/"], "crate::config"),
+    ("std::env", &["config.rs", "cli/", "capi/logger.rs"], "crate::config"),
     ("thread_local!", &["fault.rs"], "state that is handed along: callers switch threads"),
     ("std::sync::Mutex", &[], "parking_lot::Mutex"),
     ("std::sync::RwLock", &[], "parking_lot::RwLock"),
