@@ -109,12 +109,16 @@ impl Lab {
 
     /// Objects in a folder of the store, at any depth.
     fn objects(&self, kind: &str) -> usize {
-        fn count(folder: &Path) -> usize {
-            let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-            let entries = entries.map(Result::unwrap);
-            entries.map(|e| if e.file_type().unwrap().is_dir() { count(&e.path()) } else { 1 }).sum()
+        self.files(kind).len()
+    }
+
+    fn files(&self, kind: &str) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let folder = self.path("store").join(kind);
+        if folder.is_dir() {
+            gather(&folder, &mut files);
         }
-        count(&self.path("store").join(kind))
+        files
     }
 }
 
@@ -198,7 +202,8 @@ fn zeroes_take_no_room_going_in_or_out() {
 fn an_interrupted_import_leaves_nothing_behind_and_says_so() {
     let lab = Lab::new();
     let mut import = lab.command(&["import", "-", "a"]);
-    let mut import = import.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let import = import.env("ARCHIPELAGO_LOG", "debug").stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut import = import.spawn().unwrap();
     let mut data = image(9_000_000);
     data.retain(|byte| *byte != 0);
     import.stdin.as_mut().unwrap().write_all(&data).unwrap();
@@ -211,8 +216,8 @@ fn an_interrupted_import_leaves_nothing_behind_and_says_so() {
     assert_eq!(ran.code, 130, "{}", ran.err);
     assert!(ran.err.contains("interrupted") && ran.err.contains("nothing is left behind"), "{}", ran.err);
     assert_eq!(lab.names(), [""; 0]);
-    for kind in ["block", "log", "map", "head", "lease", "volume"] {
-        assert_eq!(lab.objects(kind), 0, "{kind}");
+    for kind in ["block", "log", "map", "head", "lease", "volume", "epoch"] {
+        assert_eq!(lab.files(kind), [PathBuf::new(); 0], "{}", ran.err);
     }
 }
 
@@ -433,7 +438,9 @@ fn exit_codes_tell_what_went_wrong() {
 
 fn gather(path: &Path, files: &mut Vec<PathBuf>) {
     if path.is_dir() {
-        std::fs::read_dir(path).unwrap().for_each(|entry| gather(&entry.unwrap().path(), files));
+        // What is removed meanwhile is not there.
+        let entries = std::fs::read_dir(path).into_iter().flatten();
+        entries.for_each(|entry| gather(&entry.unwrap().path(), files));
     } else {
         files.push(path.to_owned());
     }
@@ -476,6 +483,48 @@ fn a_measurement_reads_back_what_it_wrote_and_cleans_up() {
 }
 
 #[test]
+fn gc_gives_back_what_nobody_needs_and_nothing_else() {
+    let lab = Lab::new();
+    lab.write("in.raw", &vec![1; 256 << 10]);
+    lab.ok(&["import", "in.raw", "a"]);
+    lab.ok(&["snapshot", "a@one"]);
+    lab.ok(&["clone", "a@one", "b"]);
+    lab.write("in.raw", &vec![2; 640 << 10]);
+    lab.ok(&["import", "in.raw", "c"]);
+    assert_eq!(lab.objects("block"), 14);
+    lab.ok(&["rm", "c", "a@one", "a"]);
+    assert_eq!(lab.objects("block"), 14);
+    // Epochs are left alone until the second collection after their claim.
+    lab.ok(&["gc"]);
+    let words = lab.ok(&["ls"]);
+    assert!(words.contains("reclaimable: ") && words.contains("archipelago gc"), "{words}");
+    // The blocks of 'c', and its log.
+    let bytes = lab.json(&["ls"])["reclaimable_bytes"].as_u64().unwrap();
+    assert!(bytes >= 640 << 10, "{bytes}");
+    let words = lab.ok(&["gc", "-n"]);
+    assert!(words.contains("would be given back") && words.contains("10 blocks"), "{words}");
+    assert_eq!(lab.objects("block"), 14);
+    assert!(lab.ok(&["gc"]).contains("10 blocks"));
+    assert_eq!(lab.objects("block"), 4);
+    assert!(lab.content("b") == vec![1; 256 << 10]);
+    assert!(lab.ok(&["check"]).contains("no damage"));
+    let bytes = lab.json(&["ls"])["reclaimable_bytes"].as_u64().unwrap();
+    assert!(bytes < 64 << 10, "{bytes}");
+}
+
+#[test]
+fn check_finds_damage_and_its_exit_code_says_so() {
+    let lab = Lab::new();
+    lab.write("in.raw", &vec![1; 256 << 10]);
+    lab.ok(&["import", "in.raw", "a"]);
+    assert_eq!(lab.json(&["check"])["sound"], true);
+    std::fs::remove_file(&lab.files("block")[0]).unwrap();
+    let ran = lab.run(&["check"]);
+    assert_eq!(ran.code, 8, "{} {}", ran.out, ran.err);
+    assert!(ran.out.contains("DAMAGE: block/") && ran.out.contains("'a'"), "{}", ran.out);
+}
+
+#[test]
 fn pages_and_completions_name_every_verb() {
     let lab = Lab::new();
     std::fs::create_dir(lab.path("man")).unwrap();
@@ -496,17 +545,20 @@ fn pages_and_completions_name_every_verb() {
 }
 
 #[test]
-fn a_pending_snapshot_is_shown_as_such() {
+fn a_pending_snapshot_is_shown_as_such_and_a_clone_waits_for_it() {
     let lab = Lab::new();
     lab.ok(&["create", "a", "1M"]);
     let held = lab.open("a");
     held.write_at(0, &[1; 4096]).unwrap();
     held.snapshot(&SnapshotName::new("one").unwrap()).unwrap();
     assert!(lab.ok(&["ls", "--tree"]).contains("pending"));
-    assert!(lab.fails(5, &["clone", "a@one", "b"]).contains("not published yet"));
+    let mut clone = lab.command(&["clone", "a@one", "b"]).stdout(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(clone.try_wait().unwrap().is_none(), "it does not wait");
+    held.publish_all().unwrap();
+    assert!(clone.wait().unwrap().success());
+    assert!(!lab.ok(&["ls", "--tree"]).contains("pending"));
     held.close().unwrap();
-    lab.ok(&["snapshot", "--publish", "a"]);
-    lab.ok(&["clone", "a@one", "b"]);
     assert_eq!(lab.content("b")[..4096], [1; 4096]);
 }
 

@@ -10,6 +10,7 @@ use crate::catalog::lease::{self, LeaseState};
 use crate::catalog::snapshot::{self, Snapshot};
 use crate::catalog::volume as names;
 use crate::error::{ErrorKind, Result};
+use crate::maintain::usage;
 use crate::map::{Base, Entry, Map};
 use crate::name::{Id, ObjectName, VolumeName};
 use crate::store::{Store, GRANULE_BYTES};
@@ -65,6 +66,8 @@ pub struct Census {
     pub snapshots: Vec<SnapshotRow>,
     /// False: sizes are what blocks can take at most.
     pub is_exact: bool,
+    /// What gc would give back; unknown if something cannot be read.
+    pub reclaimable_bytes: Option<u64>,
     uses: HashMap<Key, Use>,
 }
 
@@ -74,8 +77,13 @@ pub fn take(store: &Store, output: &Output, sizes: bool) -> Result<Census> {
     let snapshots = snapshot::list_all(store)?;
     let mut progress = output.begin("reading maps", 0, Unit::Things);
     let total = (volumes.len() + snapshots.len()) as u64;
-    let mut census =
-        Census { volumes: Vec::new(), snapshots: Vec::new(), is_exact: true, uses: HashMap::new() };
+    let mut census = Census {
+        volumes: Vec::new(),
+        snapshots: Vec::new(),
+        is_exact: true,
+        reclaimable_bytes: None,
+        uses: HashMap::new(),
+    };
     for (at, (name, id)) in volumes.into_iter().enumerate() {
         progress.set(at as u64, total);
         let Some(head) = latest_if_there(store, id)? else { continue };
@@ -110,6 +118,13 @@ pub fn take(store: &Store, output: &Output, sizes: bool) -> Result<Census> {
     if sizes {
         census.weigh(store)?;
         census.add_up();
+        census.reclaimable_bytes = match usage::run(store, &mut |_| {}) {
+            Ok(usage) => Some(usage.reclaimable.bytes),
+            Err(error) => {
+                log::debug!("what is reclaimable cannot be told: {}", error.full());
+                None
+            }
+        };
     }
     Ok(census)
 }

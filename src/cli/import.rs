@@ -5,6 +5,7 @@
 //! half an image. If anything goes wrong, or a signal asks to stop, what was
 //! made is removed, its blocks included.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
@@ -18,7 +19,7 @@ use super::raw::{data_runs, COPY_BYTES};
 use super::volumes::writable;
 use super::{check_interrupted, convert, Session};
 use crate::backend::BackendExt;
-use crate::catalog::{head, volume as names};
+use crate::catalog::{epoch, head, volume as names};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::map::{walk, Entry, Visitor};
@@ -239,16 +240,14 @@ fn undo(store: &Store, part: &VolumeName, name: &VolumeName, error: Error) -> Er
 }
 
 /// Removes a volume that nobody else knows, and at once what gc would collect:
-/// no snapshot and no clone can need it.
+/// no snapshot and no clone can need it. What cannot be found or deleted now
+/// is left to gc.
 fn remove_all(store: &Store, part: &VolumeName) -> Result<()> {
     let id = names::lookup(store, part)?;
     let mut objects = Objects::default();
-    // What cannot be found now is left to gc.
-    if let Err(error) = objects.gather(store, part, id) {
-        log::debug!("not all of volume '{part}' is found: {}", error.full());
-    }
+    let gathered = objects.gather(store, id);
     names::remove(store, part, false)?;
-    objects.names.extend(store.log().list_all(&prefix::segments_of(id))?);
+    gathered?;
     for name in objects.names {
         if let Err(error) = store.blocks().delete(&name) {
             log::debug!("left to gc: {}", error.full());
@@ -263,13 +262,27 @@ struct Objects {
 }
 
 impl Objects {
-    fn gather(&mut self, store: &Store, part: &VolumeName, id: Id) -> Result<()> {
+    /// Blocks are found by their epochs and not by the map: one that was
+    /// replaced in the meantime is in no map any more.
+    fn gather(&mut self, store: &Store, id: Id) -> Result<()> {
         let head = head::latest(store, id)?;
-        self.names.push(ObjectName::Epoch(head.epoch));
-        let granules = (head.block_bytes / GRANULE_BYTES) as u32;
-        walk(store, head.root, granules, self)?;
-        let volume = Volume::open(store, part, &crate::volume::OpenOptions::read_only())?;
-        volume.scan(&mut |first, _, entry| self.entry(first, entry))
+        walk(store, head.root, (head.block_bytes / GRANULE_BYTES) as u32, self)?;
+        self.names.extend(store.log().list_all(&prefix::segments_of(id))?);
+        let mut epochs = HashSet::new();
+        for name in store.control().list_all(prefix::EPOCHS)? {
+            let ObjectName::Epoch(claimed) = name else { continue };
+            match epoch::read(store, claimed) {
+                Ok(found) if found.volume == id => epochs.insert(claimed),
+                Err(error) if !error.is(ErrorKind::NotFound) => return Err(error),
+                _ => false,
+            };
+        }
+        self.names.extend(epochs.iter().copied().map(ObjectName::Epoch));
+        let is_ours = |name: &ObjectName| {
+            matches!(name, ObjectName::Block { epoch, .. } if epochs.contains(epoch))
+        };
+        self.names.extend(store.blocks().list_all(prefix::BLOCKS)?.into_iter().filter(is_ours));
+        Ok(())
     }
 }
 
@@ -279,8 +292,7 @@ impl Visitor for Objects {
         Ok(true)
     }
 
-    fn entry(&mut self, index: u64, entry: &Entry) -> Result<()> {
-        entry.each_block(index, &mut |name| self.names.push(name));
+    fn entry(&mut self, _index: u64, _entry: &Entry) -> Result<()> {
         Ok(())
     }
 

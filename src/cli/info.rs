@@ -56,6 +56,7 @@ fn volume(session: &Session, census: &Census, name: &VolumeName) -> Result<()> {
         "own_bytes": found.sizes.own_bytes,
         "shared_bytes": found.sizes.shared_bytes,
         "log_bytes": found.log_bytes,
+        "store_reclaimable_bytes": census.reclaimable_bytes,
         "exact": census.is_exact,
         "created": utc_text(head.created_s),
         "head": head.number,
@@ -67,12 +68,14 @@ fn volume(session: &Session, census: &Census, name: &VolumeName) -> Result<()> {
     });
     session.output.show(&value, || {
         let [own, shared] = super::ls::size_cells(census, found.sizes);
+        let reclaimable_bytes = census.reclaimable_bytes.unwrap_or(0);
         rows(&[
             ("volume", name.to_string()),
             ("size", format!("{} ({} bytes)", size_text(found.size_bytes), found.size_bytes)),
             ("own", own),
             ("shared", shared),
             ("log", size_text(found.log_bytes)),
+            ("reclaimable", format!("{} in the whole store", size_text(reclaimable_bytes))),
             ("block size", size_text(head.block_bytes)),
             ("created", utc_text(head.created_s)),
             ("clone of", parent.clone().unwrap_or_default()),

@@ -13,8 +13,8 @@ pub fn run(session: &Session, as_tree: bool, quick: bool) -> Result<()> {
     let census = census::take(&store, &session.output, !quick)?;
     let value = json(&census, &store.name, quick);
     session.output.show(&value, || match as_tree {
-        true => tree::draw(&census, &store.describe(), quick),
-        false => text(&census, quick),
+        true => tree::draw(&census, &store.describe(), quick) + &reclaimable(&census),
+        false => text(&census, quick) + &reclaimable(&census),
     })
 }
 
@@ -35,6 +35,13 @@ fn text(census: &Census, quick: bool) -> String {
         rows.push(row);
     }
     table(&rows, if quick { &[1, 2] } else { &[1, 2, 3, 4, 5] })
+}
+
+fn reclaimable(census: &Census) -> String {
+    match census.reclaimable_bytes {
+        Some(bytes) if bytes > 0 => format!("reclaimable: {}, with: archipelago gc\n", size_text(bytes)),
+        _ => String::new(),
+    }
 }
 
 /// Own and shared bytes, with a sign where they are an upper bound.
@@ -84,7 +91,12 @@ fn json(census: &Census, store: &str, quick: bool) -> Value {
             value
         })
         .collect();
-    json!({ "store": store, "exact": census.is_exact, "volumes": volumes })
+    json!({
+        "store": store,
+        "exact": census.is_exact,
+        "reclaimable_bytes": census.reclaimable_bytes,
+        "volumes": volumes,
+    })
 }
 
 fn volume_json(volume: &VolumeRow) -> Value {

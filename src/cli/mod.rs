@@ -23,6 +23,7 @@ mod import;
 mod info;
 mod lease;
 mod ls;
+mod maintain;
 mod output;
 mod raw;
 mod snapshots;
@@ -91,17 +92,13 @@ fn run(session: &Session, verb: Verb) -> Result<u8> {
         }
         Verb::Export { target, file, force } => done(export::run(session, &target, &file, force)),
         Verb::Map { target } => done(draw::run(session, &target)),
-        Verb::Check => not_yet("check"),
-        Verb::Gc { .. } => not_yet("gc"),
+        Verb::Check => maintain::check(session),
+        Verb::Gc { dry } => done(maintain::gc(session, dry.dry_run)),
         Verb::Lease(verb) => done(lease::run(session, verb)),
         Verb::Bench { size, seconds } => done(bench::run(session, size, seconds)),
         Verb::Completions { shell } => done(generate::completions(session, shell)),
         Verb::Man { folder } => done(generate::man(&folder)),
     }
-}
-
-fn not_yet(verb: &str) -> Result<u8> {
-    Err(Error::sentence(ErrorKind::Internal, format!("'{verb}' is not built into this version")))
 }
 
 /// Error: "interrupted", once a signal has asked to stop.

@@ -117,6 +117,17 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// What is going on now.
+    pub fn name(&mut self, what: &str) {
+        if self.what == what {
+            return;
+        }
+        what.clone_into(&mut self.what);
+        if let Some(bar) = &self.bar {
+            bar.set_message(self.what.clone());
+        }
+    }
+
     pub fn set(&mut self, done: u64, total: u64) {
         (self.done, self.total) = (done, total);
         let now = clock::now();
