@@ -132,12 +132,14 @@ impl Volume {
             let head = self.head_of(&captured, next.written.root);
             self.commit(&head)?;
             let now = maintenance::generation(&self.store)?;
-            self.state.lock().fold(&captured, next, head);
             if now == generation {
+                self.state.lock().fold(&captured, next, head);
                 return self.trim_to(captured.position);
             }
+            // The same for this head. Until one is verified the old map, the
+            // deltas and the log stay: the head before keeps them from gc.
             generation = now;
-            self.rewrite_map()?;
+            self.state.lock().head = head;
         }
     }
 
@@ -172,25 +174,6 @@ impl Volume {
         Ok(Next { map: Arc::clone(old), written })
     }
 
-    /// Writes every page of the base map anew. The next head will name them.
-    fn rewrite_map(&self) -> Result<()> {
-        let map = Arc::clone(&self.state.lock().map);
-        let mut entries = BTreeMap::new();
-        map.scan(0, map.block_count(), &mut |first, count, entry| {
-            if *entry != Entry::Zero {
-                for block in first..first + count {
-                    entries.insert(block, map.get(block)?);
-                }
-            }
-            Ok(())
-        })?;
-        let fresh = Map::new(self.store.clone(), Root::ZERO, map.granules(), map.block_count());
-        let written = fresh.write(&entries, map.block_count())?;
-        fresh.adopt(written);
-        self.state.lock().map = Arc::new(fresh);
-        Ok(())
-    }
-
     fn trim_to(&self, position: u64) -> Result<()> {
         let (volume, number) = {
             let state = self.state.lock();
@@ -208,7 +191,7 @@ impl Volume {
         if !fault::on(fault::Planted::PublishWithoutPieces) {
             self.settle_oldest()?;
         }
-        let mut number = snapshot::FIRST;
+        let mut number = self.next_number_of(&cut)?;
         loop {
             let generation = maintenance::generation(&self.store)?;
             let (captured, next_epoch) = {
@@ -232,6 +215,16 @@ impl Volume {
             number += 1;
         }
         self.trim_to(cut.position)
+    }
+
+    /// The number under which a cut is published. One that a holder before
+    /// this one published was perhaps never verified: gc may have its pages.
+    fn next_number_of(&self, cut: &Cut) -> Result<u64> {
+        match snapshot::find(&self.store, self.id, &cut.snapshot.name) {
+            Ok(there) if there.id == cut.snapshot.id => Ok(there.number + 1),
+            Err(error) if !error.is(ErrorKind::NotFound) => Err(error),
+            _ => Ok(snapshot::FIRST),
+        }
     }
 
     pub(super) fn oldest_cut(&self) -> Option<Cut> {

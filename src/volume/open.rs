@@ -175,13 +175,13 @@ impl Volume {
 /// and commits a head of our own, before anything is served.
 fn recover(store: &Store, name: &str, id: Id, options: &OpenOptions, clean: bool) -> Result<(Loaded, Log)> {
     loop {
-        let mut loaded = load(store, id)?;
+        let mut loaded = match clean {
+            true => load(store, id)?,
+            false => load_whole(store, name, id)?,
+        };
         let log = Log::after(id, Arc::clone(store.log()), options.log, &loaded.replayed);
         if clean {
             return Ok((loaded, log));
-        }
-        if !fault::on(fault::Planted::ReplayNotSynced) {
-            sync_all(store, name, &loaded)?;
         }
         let head = Head { number: loaded.state.head.number + 1, ..loaded.state.head.clone() };
         match head::commit(store, &head) {
@@ -193,6 +193,38 @@ fn recover(store: &Store, name: &str, id: Id, options: &OpenOptions, clean: bool
         loaded.state.head = head;
         return Ok((loaded, log));
     }
+}
+
+/// Loads and syncs all of a volume after an unclean end. The last head may be
+/// one that its holder did not live to verify, and then gc may have taken its
+/// pages; the head before it and that one's log are there until then, and say
+/// the same.
+fn load_whole(store: &Store, name: &str, id: Id) -> Result<Loaded> {
+    let whole = |loaded: Loaded| -> Result<Loaded> {
+        if !fault::on(fault::Planted::ReplayNotSynced) {
+            sync_all(store, name, &loaded)?;
+        }
+        Ok(loaded)
+    };
+    let error = match load(store, id).and_then(whole) {
+        Err(error) if error.is(ErrorKind::Corrupt) => error,
+        other => return other,
+    };
+    let mut heads = head::all(store, id)?;
+    let Some(last) = heads.pop() else { return Err(error) };
+    while let Some(before) = heads.pop() {
+        let number = before.number;
+        let loaded = load_from(store, id, before).and_then(whole);
+        if let Ok(mut loaded) = loaded {
+            // Nothing older than what the last head says may come back.
+            if loaded.replayed.tail >= last.log.tail {
+                ::log::warn!("volume '{name}': head {} was not finished, {number} counts", last.number);
+                loaded.state.head.number = last.number;
+                return Ok(loaded);
+            }
+        }
+    }
+    Err(error)
 }
 
 /// What a guest has read must not vanish: syncs every replayed segment and

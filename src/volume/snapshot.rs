@@ -193,13 +193,25 @@ impl Volume {
             head::commit(&self.store, &head).map_err(|error| self.poison(error))?;
             let again = snapshot::find(&self.store, self.id, name);
             let moved = maintenance::generation(&self.store)? != generation;
-            self.adopt_rollback(head, map, &source);
-            if again.is_ok() && !moved {
+            let is_source = |s: &snapshot::Snapshot| s.id == source.id && s.number == source.number;
+            let same = again.as_ref().is_ok_and(is_source);
+            if same && !moved {
+                self.adopt_rollback(head, map, &source);
                 break;
             }
+            self.take_back(head.number)?;
             again?;
         }
         self.drop_old_log()
+    }
+
+    /// The snapshot of a rollback is gone, or gc may have missed who names it
+    /// now: the content is what it was before, under a later number.
+    fn take_back(&self, number: u64) -> Result<()> {
+        let head = Head { number: number + 1, ..self.state.lock().head.clone() };
+        head::commit(&self.store, &head).map_err(|error| self.poison(error))?;
+        self.state.lock().head = head;
+        Ok(())
     }
 
     fn map_of(&self, source: &snapshot::Snapshot) -> Map {

@@ -13,6 +13,7 @@ use archipelago::maintain::{usage, Severity};
 use archipelago::name::{prefix, ObjectName};
 use archipelago::store::Store;
 
+use crate::hook::Hook;
 use crate::world::*;
 
 fn check(store: &Store) -> check::Report {
@@ -197,7 +198,9 @@ fn two_marks_are_further_apart_than_listings_lag() {
     let memory = Memory::with(Capabilities { list_lag_s: 30, ..CAPABILITIES });
     let store = Store::init("test", Arc::new(memory), BLOCK).unwrap();
     let options = GcOptions {
-        wait: |time| drop(WAITED_S.fetch_add(time.as_secs(), Ordering::SeqCst)),
+        wait: |time| {
+            WAITED_S.fetch_add(time.as_secs(), Ordering::SeqCst);
+        },
         ..GcOptions::default()
     };
     gc::run(&store, &options, &mut |_| {}).unwrap();
@@ -248,4 +251,26 @@ fn usage_tells_own_from_shared() {
     volume.flush().unwrap();
     let all = usage::run(&store, &mut |_| {}).unwrap();
     assert_eq!(used(&all, "v", None), (SIZE, 2 * BLOCK + 4096, 3 * BLOCK));
+}
+
+#[test]
+fn gc_works_on_a_full_store_or_says_what_to_do() {
+    let (memory, plain, expected) = scene();
+    let hook = Hook::new(&memory);
+    let store = store_on(Arc::clone(&hook) as Arc<_>);
+    hook.fill_up();
+    let error = gc::run(&store, &GcOptions::default(), &mut |_| {}).unwrap_err();
+    assert!(error.is(ErrorKind::NoSpace) && error.to_string().contains("archipelago rm"), "{error}");
+    // What a crash left of an older lease makes room enough.
+    let volume = names::lookup(&plain, &name("v")).unwrap();
+    let last = memory.list_all(&prefix::leases_of(volume)).unwrap().pop().unwrap();
+    let ObjectName::Lease { number, .. } = last else { panic!("{last}") };
+    open(&plain, "v").close().unwrap();
+    memory.create(&ObjectName::Lease { volume, number: number - 1 }, b"old").ok();
+    memory.create(&ObjectName::Lease { volume, number }, b"old").ok();
+    hook.fill_up();
+    gc::run(&store, &GcOptions::default(), &mut |_| {}).unwrap();
+    open(&plain, "v").publish_all().unwrap();
+    expected.assert_on(&plain, &[], "after gc of a full store");
+    assert!(check(&plain).is_sound());
 }

@@ -1,7 +1,7 @@
 //! A backend that does something else in the middle of the Nth call, and that
 //! can die after another.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use archipelago::backend::memory::Memory;
@@ -20,6 +20,8 @@ pub struct Hook {
     at: AtomicU64,
     dies_at: AtomicU64,
     action: Mutex<Option<Action>>,
+    /// Nothing can be created until something is deleted.
+    full: AtomicBool,
 }
 
 impl std::fmt::Debug for Hook {
@@ -36,6 +38,7 @@ impl Hook {
             at: AtomicU64::new(NEVER),
             dies_at: AtomicU64::new(NEVER),
             action: Mutex::new(None),
+            full: AtomicBool::new(false),
         })
     }
 
@@ -58,6 +61,17 @@ impl Hook {
     /// True if the action has run.
     pub fn fired(&self) -> bool {
         self.action.lock().unwrap().is_none()
+    }
+
+    pub fn fill_up(&self) {
+        self.full.store(true, Ordering::SeqCst);
+    }
+
+    fn check_room(&self, name: &ObjectName) -> Result<()> {
+        match self.full.load(Ordering::SeqCst) {
+            true => Err(Error::new(ErrorKind::NoSpace, "create").on(name)),
+            false => Ok(()),
+        }
     }
 
     fn call(&self, name: Option<&ObjectName>) -> Result<()> {
@@ -83,11 +97,13 @@ impl Backend for Hook {
 
     fn create(&self, name: &ObjectName, data: &[u8]) -> Result<()> {
         self.call(Some(name))?;
+        self.check_room(name)?;
         self.memory.create(name, data)
     }
 
     fn create_sparse(&self, name: &ObjectName, bytes: u64) -> Result<()> {
         self.call(Some(name))?;
+        self.check_room(name)?;
         self.memory.create_sparse(name, bytes)
     }
 
@@ -113,7 +129,9 @@ impl Backend for Hook {
 
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.call(Some(name))?;
-        self.memory.delete(name)
+        self.memory.delete(name)?;
+        self.full.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     fn stat(&self, name: &ObjectName) -> Result<ObjectStat> {

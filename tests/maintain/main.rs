@@ -11,6 +11,7 @@
 //! on, and whatever else in the middle of every call of gc. `damage` breaks
 //! objects and planted faults break gc; both must be noticed.
 
+mod crashes;
 mod damage;
 mod histories;
 mod hook;

@@ -87,7 +87,7 @@ impl Scene {
 
     fn verify(mut self, what: &str) {
         self.volume.publish_all().unwrap_or_else(|error| panic!("{what}: {}", error.full()));
-        for round in ["", ", gc", ", two gcs"] {
+        for round in ["", ", gc"] {
             let what = format!("{what}{round}");
             self.expected.assert_on(&self.plain, &[("v", &self.volume)], &what);
             assert_sound(&self.plain, &what);
