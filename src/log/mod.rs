@@ -424,7 +424,7 @@ impl Log {
         // before the first batch of the new one can be.
         self.sync()?;
         let _rolling = self.rolling.lock();
-        let segment = match self.take_spare(bytes) {
+        let segment = match self.take_spare(bytes)? {
             Some(segment) => segment,
             None => self.create_segment(bytes)?,
         };
@@ -447,14 +447,16 @@ impl Log {
         inner.failed.is_none() && inner.current.as_ref().is_some_and(fits)
     }
 
-    fn take_spare(&self, bytes: u64) -> Option<Segment> {
-        let mut inner = self.inner.lock();
-        let fits = |s: &Segment| format::SEGMENT_HEADER_BYTES + format::ALIGN_BYTES + bytes <= s.bytes;
-        if inner.spare.as_ref().is_some_and(fits) {
-            inner.spare.take()
-        } else {
-            None
+    fn take_spare(&self, bytes: u64) -> Result<Option<Segment>> {
+        let spare = self.inner.lock().spare.take();
+        let Some(spare) = spare else { return Ok(None) };
+        if format::SEGMENT_HEADER_BYTES + format::ALIGN_BYTES + bytes <= spare.bytes {
+            return Ok(Some(spare));
         }
+        // Too small for a large batch. It must go: a segment never follows
+        // one with a higher number.
+        spare.delete()?;
+        Ok(None)
     }
 
     fn create_segment(&self, bytes: u64) -> Result<Segment> {

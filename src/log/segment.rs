@@ -38,14 +38,14 @@ impl Segment {
             if !error.is(ErrorKind::Exists) {
                 return Err(error);
             }
-            return Err(fenced(volume, number));
+            return Err(fenced(volume, number, number));
         }
         // A number that was cleaned away can be made again by a holder that
         // slept: whoever sees a later one than it knows has been fenced.
         let after = ObjectName::Segment { volume, number: last_known };
         let later = backend.list(&prefix::segments_of(volume), Some(&after), 2)?;
-        if later.iter().any(|other| *other != name) {
-            return Err(fenced(volume, number));
+        if let Some(ObjectName::Segment { number: other, .. }) = later.iter().find(|other| **other != name) {
+            return Err(fenced(volume, number, *other));
         }
         Ok(Segment { name, number, seed: Seed::of_segment(header.id), bytes, backend: Arc::clone(backend) })
     }
@@ -98,8 +98,9 @@ impl Segment {
     }
 }
 
-fn fenced(volume: Id, number: u64) -> Error {
+fn fenced(volume: Id, number: u64, there: u64) -> Error {
+    let there = ObjectName::Segment { volume, number: there };
     Error::new(ErrorKind::Fenced, "add a log segment")
         .on(&ObjectName::Segment { volume, number })
-        .because("another process has taken this volume over")
+        .because(format!("another process has taken this volume over: it made {there}"))
 }
