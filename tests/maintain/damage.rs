@@ -94,7 +94,8 @@ fn gc_deletes_nothing_on_doubt_and_says_why() {
     };
     let remove = |_: Vec<u8>| None;
     let zero = |data: Vec<u8>| Some(vec![0; data.len()]);
-    let changes: [(&str, &dyn Fn(Vec<u8>) -> Option<Vec<u8>>); 3] =
+    type Change<'a> = (&'a str, &'a dyn Fn(Vec<u8>) -> Option<Vec<u8>>);
+    let changes: [Change<'_>; 3] =
         [("a bit flipped", &flip), ("removed", &remove), ("zeroed", &zero)];
     let kinds = [prefix::HEADS, prefix::SNAPSHOTS, prefix::PAGES, prefix::SEGMENTS, prefix::VOLUMES];
     let mut refused = 0;
