@@ -12,6 +12,10 @@ pub fn now() -> Instant {
 
 /// Time since 1970, UTC. For people, never for decisions.
 pub fn wall() -> Duration {
+    #[cfg(feature = "testkit")]
+    if let Some(number) = seeded::next() {
+        return Duration::from_millis(1_800_000_000_000 + number % 1_000_000);
+    }
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
@@ -22,6 +26,10 @@ pub fn sleep(time: Duration) {
 
 /// A random id, never `Id::NONE`.
 pub fn random_id() -> Result<Id> {
+    #[cfg(feature = "testkit")]
+    if let (Some(low), Some(high)) = (seeded::next(), seeded::next()) {
+        return Ok(Id(u128::from(high) << 64 | u128::from(low) | 1));
+    }
     loop {
         let mut bytes = [0; 16];
         let mut filled = 0;
@@ -34,5 +42,32 @@ pub fn random_id() -> Result<Id> {
         if !id.is_none() {
             return Ok(id);
         }
+    }
+}
+
+/// Time and ids that one seed decides, so that a test can be run again.
+#[cfg(feature = "testkit")]
+pub mod seeded {
+    use std::cell::Cell;
+
+    thread_local! {
+        static STATE: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// From here on this thread's ids and times follow from `seed`; `None`:
+    /// they are real again.
+    pub fn seed(seed: Option<u64>) {
+        STATE.with(|state| state.set(seed));
+    }
+
+    /// The next of a sequence that depends on the seed alone (SplitMix64).
+    pub(super) fn next() -> Option<u64> {
+        STATE.with(|state| {
+            let advanced = state.get()?.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            state.set(Some(advanced));
+            let mixed = (advanced ^ (advanced >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            Some(mixed ^ (mixed >> 31))
+        })
     }
 }

@@ -45,8 +45,39 @@ pub enum Planted {
     GcForgetsLog,
     /// 13: the log takes records beyond its limit.
     LogUnbounded,
+    /// 4: a segment is deleted although a read that was planned needs it.
+    ReadNotPinned,
+    /// 6: what a fenced holder appends later passes for the log.
+    SealIgnored,
     /// 15: a piece of a part of a granule drops the rest of it.
     SettleZeroesRest,
+}
+
+impl Planted {
+    /// All but `None`.
+    pub const ALL: &'static [Planted] = &[
+        Planted::LogNotSynced,
+        Planted::SettleClaimsLaterPieces,
+        Planted::InPlaceUnderPiece,
+        Planted::RecordBeforeContent,
+        Planted::LogSyncedFirst,
+        Planted::HeadDropsRecords,
+        Planted::TrimBeforeHead,
+        Planted::CutBeforeContent,
+        Planted::OldEpochAfterCut,
+        Planted::RollbackKeepsLog,
+        Planted::ReplayNotSynced,
+        Planted::UncleanKeepsEpoch,
+        Planted::ShrinkKeepsTail,
+        Planted::DamageIsTail,
+        Planted::PublishWithoutPieces,
+        Planted::RemoveBothNames,
+        Planted::GcForgetsLog,
+        Planted::LogUnbounded,
+        Planted::ReadNotPinned,
+        Planted::SealIgnored,
+        Planted::SettleZeroesRest,
+    ];
 }
 
 #[cfg(feature = "testkit")]

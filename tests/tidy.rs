@@ -54,7 +54,7 @@ const BANNED: &[(&str, &[&str], &str)] = &[
     ("process::exit", &[], "an error, or an ExitCode from main"),
     ("process::abort", &[], "an error"),
     ("std::env", &["config.rs", "cli/", "capi/logger.rs"], "crate::config"),
-    ("thread_local!", &["fault.rs"], "state that is handed along: callers switch threads"),
+    ("thread_local!", &["fault.rs", "clock.rs"], "state that is handed along: callers switch threads"),
     ("std::sync::Mutex", &[], "parking_lot::Mutex"),
     ("std::sync::RwLock", &[], "parking_lot::RwLock"),
     ("std::sync::Condvar", &[], "parking_lot::Condvar"),

@@ -23,6 +23,7 @@ use crate::backend::BackendExt;
 use crate::clock;
 use crate::codec::{self, Kind, Writer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault;
 use crate::map::Root;
 use crate::name::{prefix, Id, ObjectName, VolumeName};
 use crate::store::{self, Store};
@@ -213,7 +214,7 @@ pub fn remove(store: &Store, name: &VolumeName, with_snapshots: bool) -> Result<
     let volume = lookup(store, name)?;
     let object = ObjectName::Volume(name.clone());
     let plan = plan_removal(store, name)?;
-    if plan.name_only.is_some() {
+    if plan.name_only.is_some() && !fault::on(fault::Planted::RemoveBothNames) {
         store.control().delete(&object)?;
         return Ok(plan);
     }

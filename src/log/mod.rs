@@ -306,9 +306,11 @@ impl Log {
         }
     }
 
-    /// Deletes segments that lie wholly before `position` and that nobody is
-    /// reading. The head that no longer needs them must be durable.
-    pub fn trim(&self, position: u64) -> Result<usize> {
+    /// Deletes segments that lie wholly before `position`, have a number below
+    /// `needed` and are read by nobody. The head that no longer needs them
+    /// must be durable; `needed` is the segment that it names: that may have
+    /// ended exactly at `position` since.
+    pub fn trim(&self, position: u64, needed: u64) -> Result<usize> {
         let gone: Vec<Arc<Segment>> = {
             let mut inner = self.inner.lock();
             let starts: Vec<u64> = inner.segments.keys().copied().collect();
@@ -316,8 +318,10 @@ impl Log {
             for (at, start) in starts.iter().enumerate() {
                 let end = starts.get(at + 1).copied().unwrap_or(inner.tail);
                 let is_current = inner.current.as_ref().is_some_and(|current| current.start == *start);
-                let idle = inner.segments.get(start).is_some_and(|s| Arc::strong_count(s) == 1);
-                if end > position || is_current || !idle {
+                let idle = inner.segments.get(start).is_some_and(|s| Arc::strong_count(s) == 1)
+                    || fault::on(fault::Planted::ReadNotPinned);
+                let is_needed = inner.segments.get(start).is_some_and(|s| s.number >= needed);
+                if end > position || is_current || is_needed || !idle {
                     break;
                 }
                 gone.extend(inner.segments.remove(start));
@@ -434,7 +438,10 @@ impl Log {
         let segment = Arc::new(segment);
         inner.segments.insert(start, Arc::clone(&segment));
         inner.tail = start + format::SEGMENT_HEADER_BYTES;
-        inner.durable = inner.durable.max(inner.tail);
+        // Not the new segment: until its first batch is durable it does not
+        // belong to the log, and what says where the log ends must not count
+        // its header.
+        inner.durable = inner.durable.max(start);
         inner.last = (segment.number, format::SEGMENT_HEADER_BYTES as u32);
         inner.current = Some(Current { segment, start });
         Ok(Some(Record::Open { start, previous, previous_bytes }))

@@ -14,6 +14,7 @@ use super::Segment;
 use crate::backend::{Backend, BackendExt};
 use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault;
 use crate::name::{prefix, Id, ObjectName};
 
 /// What a replay found.
@@ -155,7 +156,7 @@ fn open_link(
         }
     };
     if BatchHeader::decode(&segment.name, &segment.seed, data).is_none() {
-        return Ok(None);
+        return check_unopened(&segment, data).map(|()| None);
     }
     let mut fields = Reader::new(&segment.name, data.get(BATCH_HEADER_BYTES..).unwrap_or_default());
     match Record::decode(&mut fields, granules)? {
@@ -170,6 +171,25 @@ fn open_link(
     }
 }
 
+/// A segment without a whole first batch was never opened, unless a later
+/// batch in it knows that the first one was durable.
+fn check_unopened(segment: &Segment, data: &[u8]) -> Result<()> {
+    if fault::on(fault::Planted::DamageIsTail) {
+        return Ok(());
+    }
+    let mut at = ALIGN_BYTES as usize;
+    while at < data.len() {
+        if let Some(header) = BatchHeader::decode(&segment.name, &segment.seed, &data[at..]) {
+            let first = header.position.saturating_sub(at as u64);
+            if header.durable > first {
+                return Err(damaged(segment, SEGMENT_HEADER_BYTES as usize));
+            }
+        }
+        at += ALIGN_BYTES as usize;
+    }
+    Ok(())
+}
+
 /// Visits the records of one segment; returns the position where it ends.
 fn read_segment(
     link: &Link,
@@ -179,7 +199,10 @@ fn read_segment(
 ) -> Result<u64> {
     let segment = &link.segment;
     let data = segment.read_whole()?;
-    let sealed_bytes = link.sealed_bytes.map_or(data.len(), |bytes| (bytes as usize).min(data.len()));
+    let mut sealed_bytes = link.sealed_bytes.map_or(data.len(), |bytes| (bytes as usize).min(data.len()));
+    if fault::on(fault::Planted::SealIgnored) {
+        sealed_bytes = data.len();
+    }
     let mut at = SEGMENT_HEADER_BYTES as usize;
     while at < sealed_bytes {
         let position = link.start + at as u64;
@@ -200,6 +223,9 @@ fn read_segment(
 /// later batch may know that what is missing was durable.
 fn check_end(link: &Link, data: &[u8], at: usize, sealed_bytes: usize) -> Result<()> {
     let segment = &link.segment;
+    if fault::on(fault::Planted::DamageIsTail) || fault::on(fault::Planted::SealIgnored) {
+        return Ok(());
+    }
     if link.sealed_bytes.is_some() {
         if at == sealed_bytes {
             return Ok(());

@@ -120,7 +120,7 @@ impl Volume {
             // The head says that the log reaches its start: make that true.
             self.sync_log()?;
             if fault::on(fault::Planted::TrimBeforeHead) {
-                self.log.trim(captured.position)?;
+                self.log.trim(captured.position, u64::MAX)?;
             }
             // A gc that began meanwhile may not have seen the new pages:
             // write them again, under names that it cannot know.
@@ -175,11 +175,11 @@ impl Volume {
     }
 
     fn trim_to(&self, position: u64) -> Result<()> {
-        let (volume, number) = {
+        let (volume, number, needed) = {
             let state = self.state.lock();
-            (state.head.volume, state.head.number)
+            (state.head.volume, state.head.number, state.head.log.segment)
         };
-        self.log.trim(position)?;
+        self.log.trim(position, needed)?;
         head::remove_below(&self.store, volume, number)
     }
 
@@ -282,7 +282,10 @@ impl Volume {
     /// Makes room in the log. Blocks; for a writer that found it full.
     pub fn make_room(self: &Arc<Self>) -> Result<()> {
         let _maintaining = self.maintaining.lock();
-        let full = || self.is_log_full(&self.state.lock(), 0);
+        // Room for a write of any size: with less, the one that found the log
+        // full would find it full again.
+        let room_bytes = self.block_bytes.min(self.log_limit_bytes / 2);
+        let full = || self.is_log_full(&self.state.lock(), room_bytes);
         let mut waits = 0;
         while full() {
             self.publish_all_locked()?;

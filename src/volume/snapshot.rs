@@ -33,6 +33,8 @@ impl State {
         let live = self.live_mut();
         live.cut = Some(Cut { snapshot: taken, position });
         live.size_bytes = size_bytes;
+        let old = live.epoch();
+        let epoch = if fault::on(fault::Planted::OldEpochAfterCut) { old } else { epoch };
         self.generations.push_back(Generation::new(position, epoch, size_bytes));
         self.tainted.clear();
         self.cutting = false;
