@@ -1,0 +1,121 @@
+//! What can go wrong: a crash at the wrong moment, and after it the store has
+//! lost what a flush had promised to keep, shows something older or another
+//! sector's data, lacks a snapshot that was taken, or does not open.
+//!
+//! How this proves that it cannot: histories of everything that can be done
+//! to volumes are run over a backend that records each operation of the
+//! store. At every moment of a history, the stores that a crash could leave
+//! are made: all that was synced, and any part of what was not, down to
+//! single sectors. Each is opened, read in full and compared with what may be
+//! there; some are worked on and crash again. And, because a test that never
+//! fails proves nothing, bugs are planted one after the other: the explorer,
+//! which is not told, has to find each of them.
+//!
+//! `SEED=7 STATES=1000000 make crash` runs longer, and the same again.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+
+use archipelago::fault::Planted;
+use parking_lot::Mutex;
+
+#[path = "crash/act.rs"]
+mod act;
+#[path = "crash/disk.rs"]
+mod disk;
+#[path = "crash/explore.rs"]
+mod explore;
+#[path = "crash/flight.rs"]
+mod flight;
+#[path = "crash/image.rs"]
+mod image;
+#[path = "crash/meet.rs"]
+mod meet;
+#[path = "crash/model.rs"]
+mod model;
+#[path = "crash/named.rs"]
+mod named;
+#[path = "crash/observe.rs"]
+mod observe;
+#[path = "crash/report.rs"]
+mod report;
+#[path = "crash/run.rs"]
+mod run;
+#[path = "crash/workloads.rs"]
+mod workloads;
+#[path = "crash/world.rs"]
+mod world;
+
+use run::{run, Plan};
+
+/// Different states that a run must see.
+const STATES_MIN: u64 = 100_000;
+/// And where it stops, unless it is told otherwise.
+const STATES: u64 = 110_000;
+const THREADS: usize = 2;
+
+/// The tests take turns: each uses all cores.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn number(name: &str, usual: u64) -> u64 {
+    let text = std::env::var(name).ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+fn plan(planted: Planted) -> Plan {
+    let states = number("STATES", number("ARCHIPELAGO_CRASH_STATES", STATES));
+    Plan { seed: number("SEED", 1), states, planted, threads: THREADS }
+}
+
+#[test]
+fn no_crash_breaks_a_promise() {
+    let _turn = TURN.lock();
+    let summary = run(plan(Planted::None));
+    println!("{}", summary.table);
+    println!(
+        "crash states: {} looked at, {} distinct, in {} workloads; {:.0} s, {:.0} states/s",
+        summary.states,
+        summary.distinct,
+        summary.workloads,
+        summary.seconds,
+        summary.states as f64 / summary.seconds
+    );
+    if let Some(violation) = summary.violation {
+        panic!("a crash breaks a promise\n{violation}");
+    }
+    assert!(summary.distinct >= STATES_MIN.min(plan(Planted::None).states), "too few states");
+}
+
+#[test]
+fn planted_faults_are_found() {
+    let _turn = TURN.lock();
+    let mut missed = Vec::new();
+    let only = std::env::var("PLANTED").ok();
+    for planted in Planted::ALL {
+        let name = format!("{planted:?}");
+        if only.as_ref().is_some_and(|only| *only != name) {
+            continue;
+        }
+        let summary = run(plan(*planted));
+        match summary.violation {
+            Some(text) => {
+                let what = if only.is_some() { text } else { first_finding(&text) };
+                println!(
+                    "{name:<26} found after {:>6} states, {:>5.1} s: {what}",
+                    summary.states, summary.seconds
+                );
+            }
+            None => {
+                println!("{name:<26} MISSED in {} states, {:.1} s", summary.states, summary.seconds);
+                missed.push(name);
+            }
+        }
+    }
+    assert!(missed.is_empty(), "the explorer does not find: {missed:?}");
+}
+
+/// Of a violation the line that says what is wrong.
+fn first_finding(text: &str) -> String {
+    let lines = text.lines().skip(1);
+    let line = lines.skip_while(|line| line.starts_with("  ")).next().unwrap_or_default();
+    line.chars().take(110).collect()
+}

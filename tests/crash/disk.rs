@@ -1,0 +1,426 @@
+//! A backend over an image that remembers what was done to it and what of
+//! that a loss of power could still undo; and that fails, or lets somebody in
+//! between, where it is told to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use archipelago::backend::order::{first_with, ByText};
+use archipelago::backend::{Backend, Capabilities, DataPath, Lock, LockMode, ObjectStat};
+use archipelago::error::{Error, ErrorKind, Result};
+use archipelago::name::ObjectName;
+use parking_lot::Mutex;
+
+use super::image::{Image, SECTOR};
+use super::model::Model;
+
+/// A change of the store. Writes are whole sectors, as they are on a disk.
+#[derive(Clone, Debug)]
+pub enum Op {
+    Create { name: ObjectName, data: Arc<[u8]> },
+    CreateSparse { name: ObjectName, bytes: u64 },
+    Write { name: ObjectName, offset: u64, data: Arc<[u8]> },
+    Sync { names: Arc<[ObjectName]> },
+    Delete { name: ObjectName },
+}
+
+impl Op {
+    pub fn apply(&self, image: &mut Image) {
+        match self {
+            Op::Create { name, data } => drop(image.create(name, data.len() as u64, data)),
+            Op::CreateSparse { name, bytes } => drop(image.create(name, *bytes, &[])),
+            Op::Write { name, offset, data } => drop(image.write(name, *offset, data)),
+            Op::Sync { .. } => {}
+            Op::Delete { name } => drop(image.delete(name)),
+        }
+    }
+
+    pub fn name(&self) -> Option<&ObjectName> {
+        match self {
+            Op::Create { name, .. }
+            | Op::CreateSparse { name, .. }
+            | Op::Write { name, .. }
+            | Op::Delete { name } => Some(name),
+            Op::Sync { .. } => None,
+        }
+    }
+
+    pub fn text(&self) -> String {
+        match self {
+            Op::Create { name, data } => format!("create {name} ({} bytes)", data.len()),
+            Op::CreateSparse { name, .. } => format!("create sparse {name}"),
+            Op::Write { name, offset, data } => format!("write {name} {offset}+{}", data.len()),
+            Op::Sync { names } => {
+                let names: Vec<String> = names.iter().map(ObjectName::to_string).collect();
+                format!("sync {}", names.join(" "))
+            }
+            Op::Delete { name } => format!("delete {name}"),
+        }
+    }
+}
+
+/// What is recorded, in order.
+#[derive(Clone, Debug)]
+pub enum Event {
+    Op(Op),
+    /// From here on this is what a crash may show.
+    Model(Arc<Model>),
+    /// A process ended here with everything that it had applied.
+    Killed,
+}
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Certainly not applied.
+    Unavailable,
+    NoSpace,
+    /// Not applied, but nobody can tell.
+    UnknownLost,
+    /// Applied, but nobody can tell.
+    UnknownDone,
+    /// Applied later, when the world moves on: see `Disk::land_late`.
+    UnknownLate,
+}
+
+impl Failure {
+    fn kind(self) -> ErrorKind {
+        match self {
+            Failure::Unavailable => ErrorKind::Unavailable,
+            Failure::NoSpace => ErrorKind::NoSpace,
+            _ => ErrorKind::Unknown,
+        }
+    }
+}
+
+pub type Visitor = Box<dyn FnMut() + Send>;
+
+struct Inner {
+    image: Image,
+    events: Option<Vec<Event>>,
+    /// Which of the coming calls fails, counted from 0, and how.
+    failing: Option<(u64, Failure)>,
+    failed: bool,
+    late: Vec<Op>,
+    /// Runs before the call with this number, of all or of the turning points.
+    visitor: Option<(u64, bool, Visitor)>,
+    locks: HashMap<ObjectName, (bool, usize)>,
+    me: Weak<Disk>,
+}
+
+/// The backend.
+pub struct Disk {
+    inner: Mutex<Inner>,
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Disk")
+    }
+}
+
+impl Disk {
+    pub fn new(image: Image, recording: bool) -> Arc<Disk> {
+        Arc::new_cyclic(|me| Disk {
+            inner: Mutex::new(Inner {
+                image,
+                events: recording.then(Vec::new),
+                failing: None,
+                failed: false,
+                late: Vec::new(),
+                visitor: None,
+                locks: HashMap::new(),
+                me: me.clone(),
+            }),
+        })
+    }
+
+    pub fn image(&self) -> Image {
+        self.inner.lock().image.clone()
+    }
+
+    pub fn push(&self, event: Event) {
+        if let Some(events) = &mut self.inner.lock().events {
+            events.push(event);
+        }
+    }
+
+    pub fn take_events(&self) -> Vec<Event> {
+        self.inner.lock().events.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Makes the `nth` call from now fail; `None`: none does. Only calls that
+    /// change something count.
+    pub fn fail(&self, failing: Option<(u64, Failure)>) {
+        let mut inner = self.inner.lock();
+        inner.failing = failing;
+        inner.failed = false;
+    }
+
+    /// True if the planned failure has happened.
+    pub fn has_failed(&self) -> bool {
+        self.inner.lock().failed
+    }
+
+    /// Lets somebody in before the `nth` call from now, of all or of syncs and
+    /// lists: the turning points of whatever is done.
+    pub fn visit(&self, visitor: Option<(u64, bool, Visitor)>) {
+        self.inner.lock().visitor = visitor;
+    }
+
+    /// What was reported as unknown and had not been applied arrives now: all,
+    /// or what a next holder would see appear or vanish.
+    pub fn land_late(&self, all: bool) {
+        let mut inner = self.inner.lock();
+        for op in std::mem::take(&mut inner.late) {
+            if all || matches!(op.name(), Some(ObjectName::Block { .. })) || matches!(op, Op::Delete { .. }) {
+                inner.apply(op);
+            } else {
+                inner.late.push(op);
+            }
+        }
+    }
+
+    /// Applies something that a process which is gone had handed over.
+    pub fn land(&self, op: Op) {
+        let mut inner = self.inner.lock();
+        inner.apply(op);
+    }
+
+    fn before_call(&self) {
+        self.let_in(false);
+    }
+
+    fn let_in(&self, is_turn: bool) {
+        let due = {
+            let mut inner = self.inner.lock();
+            match inner.visitor.as_mut() {
+                Some((_, only_turns, _)) if *only_turns && !is_turn => None,
+                Some((0, ..)) => inner.visitor.take(),
+                Some((left, ..)) => {
+                    *left -= 1;
+                    None
+                }
+                None => None,
+            }
+        };
+        if let Some((_, _, mut visitor)) = due {
+            visitor();
+        }
+    }
+
+    fn change(
+        &self,
+        operation: &'static str,
+        op: Op,
+        check: impl Fn(&Image) -> Option<ErrorKind>,
+    ) -> Result<()> {
+        let mut inner = self.inner.lock();
+        let error = |kind: ErrorKind| {
+            let error = Error::new(kind, operation);
+            match op.name() {
+                Some(name) => error.on(name),
+                None => error,
+            }
+        };
+        if let Some(kind) = check(&inner.image) {
+            return Err(error(kind));
+        }
+        let failure = match &mut inner.failing {
+            Some((0, failure)) => Some(*failure),
+            Some((left, _)) => {
+                *left -= 1;
+                None
+            }
+            None => None,
+        };
+        let Some(failure) = failure else {
+            inner.apply(op);
+            return Ok(());
+        };
+        inner.failing = None;
+        inner.failed = true;
+        match failure {
+            Failure::UnknownDone => inner.apply(op.clone()),
+            Failure::UnknownLate => inner.late.push(op.clone()),
+            _ => {}
+        }
+        Err(error(failure.kind()))
+    }
+}
+
+impl Inner {
+    fn apply(&mut self, op: Op) {
+        let missing = match &op {
+            Op::Create { name, .. } | Op::CreateSparse { name, .. } => self.image.get(name).is_some(),
+            Op::Write { name, .. } | Op::Delete { name } => self.image.get(name).is_none(),
+            Op::Sync { .. } => false,
+        };
+        if missing {
+            return;
+        }
+        op.apply(&mut self.image);
+        if let Some(events) = &mut self.events {
+            events.push(Event::Op(op));
+        }
+    }
+}
+
+/// Widens a write to whole sectors with what is around it.
+fn whole_sectors(image: &Image, name: &ObjectName, offset: u64, data: &[u8]) -> (u64, Arc<[u8]>) {
+    let sector = SECTOR as u64;
+    let end = offset + data.len() as u64;
+    let (from, to) = (offset / sector * sector, end.next_multiple_of(sector));
+    if from == offset && to == end {
+        return (offset, Arc::from(data));
+    }
+    let mut wide = vec![0; (to - from) as usize];
+    let there = image.get(name).map_or(0, |object| object.read(from, &mut wide));
+    wide[(offset - from) as usize..(end - from) as usize].copy_from_slice(data);
+    wide.truncate(there.max((end - from) as usize));
+    (from, Arc::from(wide))
+}
+
+fn taken(name: &ObjectName) -> impl Fn(&Image) -> Option<ErrorKind> + '_ {
+    |image| image.get(name).map(|_| ErrorKind::Exists)
+}
+
+fn gone(name: &ObjectName) -> impl Fn(&Image) -> Option<ErrorKind> + '_ {
+    |image| image.get(name).is_none().then_some(ErrorKind::NotFound)
+}
+
+fn outside(name: &ObjectName, end: u64) -> impl Fn(&Image) -> Option<ErrorKind> + '_ {
+    move |image| match image.get(name) {
+        None => Some(ErrorKind::NotFound),
+        Some(object) => (object.bytes < end).then_some(ErrorKind::Invalid),
+    }
+}
+
+impl Backend for Disk {
+    fn capabilities(&self) -> Capabilities {
+        archipelago::backend::memory::CAPABILITIES
+    }
+
+    fn create(&self, name: &ObjectName, data: &[u8]) -> Result<()> {
+        // While a segment is made the log is locked: another thread would wait,
+        // a visitor on this one would wait for ever.
+        if !matches!(name, ObjectName::Segment { .. }) {
+            self.before_call();
+        }
+        let op = Op::Create { name: name.clone(), data: Arc::from(data) };
+        self.change("create", op, taken(name))
+    }
+
+    fn create_sparse(&self, name: &ObjectName, bytes: u64) -> Result<()> {
+        self.before_call();
+        let op = Op::CreateSparse { name: name.clone(), bytes };
+        self.change("create", op, taken(name))
+    }
+
+    fn read_at(&self, name: &ObjectName, offset_bytes: u64, buf: &mut [u8]) -> Result<usize> {
+        self.before_call();
+        let object = self.inner.lock().image.get(name).cloned();
+        match object {
+            Some(object) => Ok(object.read(offset_bytes, buf)),
+            None => Err(Error::new(ErrorKind::NotFound, "read").on(name)),
+        }
+    }
+
+    fn write_at(&self, name: &ObjectName, offset_bytes: u64, data: &[u8]) -> Result<()> {
+        self.before_call();
+        let (offset, wide) = whole_sectors(&self.inner.lock().image, name, offset_bytes, data);
+        let op = Op::Write { name: name.clone(), offset, data: wide };
+        self.change("write", op, outside(name, offset_bytes + data.len() as u64))
+    }
+
+    fn punch(&self, name: &ObjectName, offset_bytes: u64, bytes: u64) -> Result<()> {
+        self.before_call();
+        let zeroes = vec![0; bytes as usize];
+        let (offset, data) = whole_sectors(&self.inner.lock().image, name, offset_bytes, &zeroes);
+        self.change(
+            "punch",
+            Op::Write { name: name.clone(), offset, data },
+            outside(name, offset_bytes + bytes),
+        )
+    }
+
+    fn sync(&self, names: &[ObjectName]) -> Result<()> {
+        self.let_in(true);
+        let missing =
+            |image: &Image| names.iter().any(|name| image.get(name).is_none()).then_some(ErrorKind::NotFound);
+        self.change("sync", Op::Sync { names: Arc::from(names) }, missing)
+    }
+
+    fn delete(&self, name: &ObjectName) -> Result<()> {
+        self.before_call();
+        self.change("delete", Op::Delete { name: name.clone() }, gone(name))
+    }
+
+    fn stat(&self, name: &ObjectName) -> Result<ObjectStat> {
+        match self.inner.lock().image.get(name) {
+            Some(object) => Ok(ObjectStat { bytes: object.bytes, allocated_bytes: object.allocated_bytes() }),
+            None => Err(Error::new(ErrorKind::NotFound, "stat").on(name)),
+        }
+    }
+
+    fn list(&self, prefix: &str, after: Option<&ObjectName>, count_max: usize) -> Result<Vec<ObjectName>> {
+        if !prefix.starts_with("log/") {
+            self.let_in(true);
+        }
+        let inner = self.inner.lock();
+        let mut names = Vec::new();
+        let first = first_with(prefix)
+            .map_or(ByText(ObjectName::Block { epoch: Default::default(), index: 0 }), ByText);
+        let from = match after {
+            Some(after) if ByText(after.clone()) > first => ByText(after.clone()),
+            _ => first,
+        };
+        for name in inner.image.names_from(from) {
+            if names.len() == count_max || !name.to_string().starts_with(prefix) {
+                break;
+            }
+            if Some(name) != after {
+                names.push(name.clone());
+            }
+        }
+        Ok(names)
+    }
+
+    fn lock(&self, name: &ObjectName, mode: LockMode) -> Result<Lock> {
+        let mut inner = self.inner.lock();
+        let me = inner.me.clone();
+        let (exclusive, shared) = inner.locks.entry(name.clone()).or_default();
+        let free = !*exclusive && (mode == LockMode::Shared || *shared == 0);
+        if !free {
+            return Err(Error::new(ErrorKind::Busy, "lock").on(name));
+        }
+        match mode {
+            LockMode::Exclusive => *exclusive = true,
+            LockMode::Shared => *shared += 1,
+        }
+        Ok(Box::new(Held { disk: me, name: name.clone(), mode }))
+    }
+
+    fn data_path(&self) -> Option<Arc<dyn DataPath>> {
+        None
+    }
+}
+
+struct Held {
+    disk: Weak<Disk>,
+    name: ObjectName,
+    mode: LockMode,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(disk) = self.disk.upgrade() else { return };
+        let mut inner = disk.inner.lock();
+        if let Some((exclusive, shared)) = inner.locks.get_mut(&self.name) {
+            match self.mode {
+                LockMode::Exclusive => *exclusive = false,
+                LockMode::Shared => *shared -= 1,
+            }
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! Every moment at which a run can be interrupted, and at each of them the
+//! stores that can be left: all that was synced and any part of what was not.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use archipelago::error::ErrorKind;
+use archipelago::name::ObjectName;
+use archipelago::volume::OpenOptions;
+
+use super::act::Setup;
+use super::disk::{Disk, Event, Op};
+use super::image::{mix, Image, SECTOR};
+use super::model::{Model, Values};
+use super::observe::{observe, Depth, Found};
+use super::report::{Counts, Cut};
+use super::workloads::{self, Seeded};
+use super::world::World;
+
+/// Deletes that a loss of power can undo: the last ones.
+const DELETES_MAX: usize = 10;
+/// Up to so many unsynced operations every subset is tried.
+const EXHAUSTIVE_MAX: usize = 4;
+/// So many of more than that are tried alone and left out.
+const SINGLES_MAX: usize = 10;
+
+/// What a power loss at one moment could leave.
+#[derive(Clone, Default)]
+pub struct Left {
+    /// What is certain.
+    pub durable: Image,
+    /// What is not, in order.
+    pub pending: Vec<Op>,
+}
+
+impl Left {
+    fn settle_name(&mut self, name: &ObjectName) {
+        let mut kept = Vec::with_capacity(self.pending.len());
+        for op in std::mem::take(&mut self.pending) {
+            if op.name() == Some(name) {
+                op.apply(&mut self.durable);
+            } else {
+                kept.push(op);
+            }
+        }
+        self.pending = kept;
+    }
+
+    pub fn advance(&mut self, op: &Op) {
+        match op {
+            Op::Create { name, .. } => {
+                self.settle_name(name);
+                op.apply(&mut self.durable);
+            }
+            Op::CreateSparse { name, .. } => {
+                self.settle_name(name);
+                self.pending.push(op.clone());
+            }
+            Op::Write { .. } => self.pending.push(op.clone()),
+            Op::Sync { names } => names.iter().for_each(|name| self.settle_name(name)),
+            Op::Delete { .. } => {
+                self.pending.push(op.clone());
+                let is_delete = |op: &&Op| matches!(op, Op::Delete { .. });
+                if self.pending.iter().filter(is_delete).count() > DELETES_MAX {
+                    let oldest = self.pending.iter().find(is_delete).and_then(|op| op.name().cloned());
+                    if let Some(oldest) = oldest {
+                        self.settle_name(&oldest);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The store in which these of the pending operations have survived.
+    fn image(&self, choice: &Choice) -> Image {
+        let mut image = self.durable.clone();
+        let mut roots_back = false;
+        for (at, op) in self.pending.iter().enumerate() {
+            if let Op::Delete { name } = op {
+                // Deletes of roots reach the disk in their order, before the
+                // deletes of what they led to: all our stores see to that.
+                // What nothing leads to any more may come back in any order.
+                if roots_back || !choice.taken[at] {
+                    use ObjectName::{Head, Snapshot, Volume};
+                    roots_back |= matches!(name, Volume(_) | Snapshot { .. } | Head { .. });
+                    continue;
+                }
+                op.apply(&mut image);
+                continue;
+            }
+            if choice.taken[at] {
+                op.apply(&mut image);
+            } else if let (Some((torn, sectors)), Op::Write { name, offset, data }) = (&choice.torn, op) {
+                if *torn == at {
+                    for (nth, bytes) in data.chunks(SECTOR).enumerate().filter(|(nth, _)| sectors.has(*nth)) {
+                        image.write(name, offset + (nth * SECTOR) as u64, bytes);
+                    }
+                }
+            }
+        }
+        image
+    }
+}
+
+/// Which sectors of a torn write are there.
+#[derive(Clone, Copy, Debug)]
+pub enum Sectors {
+    Before(usize),
+    From(usize),
+    Random(u64),
+}
+
+impl Sectors {
+    fn has(self, nth: usize) -> bool {
+        match self {
+            Sectors::Before(end) => nth < end,
+            Sectors::From(first) => nth >= first,
+            Sectors::Random(seed) => mix(seed, nth as u64) & 1 == 0,
+        }
+    }
+}
+
+/// One of the stores that can be left.
+#[derive(Clone, Debug)]
+struct Choice {
+    cut: Cut,
+    taken: Vec<bool>,
+    torn: Option<(usize, Sectors)>,
+}
+
+impl Choice {
+    fn text(&self, pending: &[Op]) -> String {
+        let mut text = format!("cut: {}\n", self.cut.text());
+        for (at, op) in pending.iter().enumerate() {
+            let fate = match (&self.torn, self.taken[at]) {
+                (Some((torn, sectors)), _) if *torn == at => format!("torn {sectors:?}"),
+                (_, true) => "there".to_owned(),
+                (_, false) => "lost".to_owned(),
+            };
+            text.push_str(&format!("  {fate}: {}\n", op.text()));
+        }
+        text
+    }
+}
+
+/// How thoroughly one run is explored.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Subsets at each moment; the interesting ones come first.
+    pub subsets_max: usize,
+    /// One in this many states is worked on and crashes again.
+    pub second_every: u64,
+}
+
+/// Everything that exploring one workload needs.
+pub struct Explorer<'a> {
+    pub setup: Setup,
+    pub options: &'a OpenOptions,
+    pub values: Arc<Values>,
+    pub random: Seeded,
+    pub counts: Counts,
+    /// Of the whole run; true if it was new.
+    pub note_distinct: &'a dyn Fn(u64) -> bool,
+    pub heartbeat: &'a dyn Fn(),
+    found: HashMap<u64, Arc<Found>>,
+    checked: HashSet<(u64, usize)>,
+    kept: Vec<Arc<Model>>,
+}
+
+impl<'a> Explorer<'a> {
+    pub fn new(
+        setup: Setup,
+        options: &'a OpenOptions,
+        values: Arc<Values>,
+        seed: u64,
+        note_distinct: &'a dyn Fn(u64) -> bool,
+        heartbeat: &'a dyn Fn(),
+    ) -> Explorer<'a> {
+        Explorer {
+            setup,
+            options,
+            values,
+            random: Seeded(seed),
+            counts: Counts::default(),
+            note_distinct,
+            heartbeat,
+            found: HashMap::new(),
+            checked: HashSet::new(),
+            kept: Vec::new(),
+        }
+    }
+
+    /// Explores what was recorded, from `left` on. Error: what is wrong, told
+    /// with all that is needed to see it again.
+    pub fn explore(
+        &mut self,
+        mut left: Left,
+        events: &[Event],
+        effort: Effort,
+        is_second: bool,
+    ) -> Result<(), String> {
+        let mut model: Option<Arc<Model>> = None;
+        for (at, event) in events.iter().enumerate() {
+            match event {
+                Event::Op(op) => left.advance(op),
+                Event::Model(next) => {
+                    self.kept.push(Arc::clone(next));
+                    model = Some(Arc::clone(next));
+                }
+                Event::Killed => {}
+            }
+            let Some(model) = &model else { continue };
+            for choice in self.choices(&left, event, effort, is_second) {
+                let image = left.image(&choice);
+                self.state(&image, model, choice.cut).map_err(|text| {
+                    let pending = choice.text(&left.pending);
+                    format!("{text}\nafter event {at} of {}\n{pending}{}", events.len(), before(events, at))
+                })?;
+                let picked = mix(image.digest(), 77) % effort.second_every == 0;
+                if !is_second && picked {
+                    self.second(&left, &image, model, &choice).map_err(|text| {
+                        let pending = choice.text(&left.pending);
+                        format!(
+                            "{text}\nin the life after event {at} of {}\n{pending}{}",
+                            events.len(),
+                            before(events, at)
+                        )
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&mut self, image: &Image, model: &Arc<Model>, cut: Cut) -> Result<(), String> {
+        (self.heartbeat)();
+        let digest = image.digest();
+        let is_new = (self.note_distinct)(digest);
+        self.counts.note(cut, is_new);
+        if !self.checked.insert((digest, Arc::as_ptr(model) as usize)) {
+            return Ok(());
+        }
+        let found = match self.found.get(&digest) {
+            Some(found) => Arc::clone(found),
+            None => {
+                let depth = Depth { read_only: digest % 4 == 0, goes_on: digest % 8 < 2 };
+                let found = Arc::new(observe(image, &self.values, self.options, depth));
+                self.found.insert(digest, Arc::clone(&found));
+                found
+            }
+        };
+        match &*found {
+            Ok(seen) => model.check(seen),
+            Err((kind, text)) => Err(format!("{kind:?}: {text}")),
+        }
+    }
+
+    /// The stores to look at after one event.
+    fn choices(&mut self, left: &Left, event: &Event, effort: Effort, is_second: bool) -> Vec<Choice> {
+        let count = left.pending.len();
+        let is_delete: Vec<bool> = left.pending.iter().map(|op| matches!(op, Op::Delete { .. })).collect();
+        let open: Vec<usize> = (0..count).filter(|at| !is_delete[*at]).collect();
+        let all = vec![true; count];
+        let none = is_delete.clone();
+        let cut = |cut| if is_second { Cut::Second } else { cut };
+        let power = |taken| Choice { cut: cut(Cut::Power), taken, torn: None };
+        let mut out =
+            vec![Choice { cut: cut(Cut::Kill), taken: all.clone(), torn: None }, power(none.clone())];
+        if let (Event::Op(Op::Write { data, .. }), Some(last)) = (event, count.checked_sub(1)) {
+            let sectors = data.len().div_ceil(SECTOR);
+            if sectors > 1 && !is_delete[last] {
+                let middle = 1 + self.random.below(sectors as u64 - 1) as usize;
+                let mut torn = |mut taken: Vec<bool>, which| {
+                    taken[last] = false;
+                    out.push(Choice { cut: cut(Cut::Torn), taken, torn: Some((last, which)) });
+                };
+                torn(all.clone(), Sectors::Before(middle));
+                torn(all.clone(), Sectors::From(middle));
+                torn(none.clone(), Sectors::Before(middle));
+                torn(all.clone(), Sectors::Random(self.random.next()));
+            }
+        }
+        if is_delete.iter().any(|is| *is) {
+            let undone =
+                |chosen: &[bool]| (0..count).map(|at| chosen[at] && !is_delete[at]).collect::<Vec<bool>>();
+            out.push(power(undone(&all)));
+            out.push(power(undone(&none)));
+        }
+        if open.len() <= EXHAUSTIVE_MAX {
+            for mask in 1..(1u32 << open.len()).saturating_sub(1) {
+                let mut taken = none.clone();
+                open.iter().enumerate().for_each(|(bit, at)| taken[*at] = mask >> bit & 1 == 1);
+                out.push(power(taken));
+            }
+        } else {
+            self.singles(&open, &all, &none, &mut |taken| out.push(power(taken)));
+        }
+        for _ in 0..2 {
+            if open.len() > 1 {
+                let random = self.random.next();
+                let taken = (0..count).map(|at| mix(random, at as u64) & 3 != 0).collect();
+                out.push(power(taken));
+            }
+        }
+        if is_second {
+            // A few of them, any.
+            let keep = effort.subsets_max.min(out.len());
+            for at in 0..keep {
+                let other = at + self.random.below((out.len() - at) as u64) as usize;
+                out.swap(at, other);
+            }
+        }
+        out.truncate(effort.subsets_max);
+        out
+    }
+
+    /// Each one alone, each one missing.
+    fn singles(&mut self, open: &[usize], all: &[bool], none: &[bool], push: &mut dyn FnMut(Vec<bool>)) {
+        let first = self.random.below(open.len() as u64) as usize;
+        // The last one is what has just happened: always.
+        let chosen = (0..open.len().min(SINGLES_MAX)).map(|nth| open[(first + nth) % open.len()]);
+        for at in chosen.chain(open.last().copied()) {
+            let (mut missing, mut alone) = (all.to_vec(), none.to_vec());
+            missing[at] = false;
+            alone[at] = true;
+            push(missing);
+            push(alone);
+        }
+        for _ in 0..4 {
+            let random = self.random.next();
+            push((0..all.len()).map(|at| none[at] || mix(random, at as u64) & 1 == 0).collect());
+        }
+    }
+
+    /// Goes on with what was left, and crashes again.
+    fn second(
+        &mut self,
+        left: &Left,
+        image: &Image,
+        model: &Arc<Model>,
+        choice: &Choice,
+    ) -> Result<(), String> {
+        archipelago::clock::seeded::seed(Some(mix(image.digest(), 5)));
+        let disk = Disk::new(image.clone(), true);
+        let mut model = Model::clone(model);
+        model
+            .volumes
+            .iter_mut()
+            .for_each(|volume| volume.snapshots.iter_mut().for_each(|s| s.taking = false));
+        let mut world = World::resume(disk.clone(), model, self.values.clone(), &self.setup, self.options)?;
+        let acts = workloads::second_life(image.digest(), &self.setup);
+        for act in &acts {
+            world.act(act).map_err(|text| format!("{text}\nin a second life of {acts:?}"))?;
+        }
+        let left = match choice.cut {
+            // A process ended: what it had not synced can still be lost.
+            Cut::Kill => left.clone(),
+            _ => Left { durable: image.clone(), pending: Vec::new() },
+        };
+        let effort = Effort { subsets_max: 2, second_every: u64::MAX };
+        let events = disk.take_events();
+        self.explore(left, &events, effort, true)
+            .map_err(|text| format!("{text}\nin a second life of {acts:?}"))
+    }
+
+    /// Flips a byte in a batch of the log below what later batches know to be
+    /// durable: it must be noticed, or not matter any more.
+    pub fn damage(&mut self, events: &[Event], image: &Image) -> Result<(), String> {
+        let Some(model) = events.iter().rev().find_map(|event| match event {
+            Event::Model(model) => Some(Arc::clone(model)),
+            _ => None,
+        }) else {
+            return Ok(());
+        };
+        let ops: Vec<&Op> =
+            events.iter().filter_map(|e| if let Event::Op(op) = e { Some(op) } else { None }).collect();
+        for (at, op) in ops.iter().enumerate() {
+            let Op::Write { name: name @ ObjectName::Segment { volume, .. }, offset, .. } = op else {
+                continue;
+            };
+            if !is_known_durable(&ops[at..], name, *volume, image) || image.get(name).is_none() {
+                continue;
+            }
+            let mut damaged = image.clone();
+            let mut byte = [0];
+            let place = offset + self.random.below(48);
+            damaged.get(name).map(|object| object.read(place, &mut byte));
+            damaged.write(name, place, &[byte[0] ^ 0x10]);
+            self.counts.note(Cut::Damage, (self.note_distinct)(damaged.digest()));
+            let depth = Depth { read_only: false, goes_on: false };
+            match observe(&damaged, &self.values, self.options, depth) {
+                Ok(seen) => model.check(&seen).map_err(|text| {
+                    format!(
+                        "{text}\nafter a flipped bit at {place} of {name}, which passes unnoticed\n{}",
+                        before(events, events.len())
+                    )
+                })?,
+                Err((ErrorKind::Corrupt, _)) => {}
+                Err((kind, text)) => {
+                    return Err(format!("a flipped bit in {name} is told as {kind:?}: {text}"))
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// True if the first of `ops`, a write to a segment, was synced and a batch
+/// that is still there was written after that. It takes two syncs to be sure:
+/// the write may have come within the first.
+fn is_known_durable(ops: &[&Op], name: &ObjectName, volume: archipelago::name::Id, image: &Image) -> bool {
+    let is_sync = |op: &Op| matches!(op, Op::Sync { names } if names.contains(name));
+    let mut syncs = (0..ops.len()).filter(|at| is_sync(ops[*at]));
+    let Some(synced) = syncs.nth(1) else { return false };
+    ops[synced..].iter().any(|op| match op {
+        Op::Write { name: name @ ObjectName::Segment { volume: other, .. }, .. } => {
+            *other == volume && image.get(name).is_some()
+        }
+        _ => false,
+    })
+}
+
+/// The last operations before an event, for people.
+fn before(events: &[Event], at: usize) -> String {
+    let mut text = String::from("the last operations:\n");
+    let ops = events[..events.len().min(at + 1)].iter().filter_map(|event| match event {
+        Event::Op(op) => Some(op.text()),
+        Event::Killed => Some("killed".to_owned()),
+        Event::Model(_) => None,
+    });
+    let ops: Vec<String> = ops.collect();
+    for op in &ops[ops.len().saturating_sub(25)..] {
+        text.push_str(&format!("  {op}\n"));
+    }
+    text
+}
