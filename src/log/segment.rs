@@ -93,8 +93,13 @@ impl Segment {
         self.backend.sync(std::slice::from_ref(&self.name))
     }
 
+    /// One that is gone is as good: gc may have been faster, when a reader
+    /// held up the trim.
     pub(super) fn delete(&self) -> Result<()> {
-        self.backend.delete(&self.name)
+        match self.backend.delete(&self.name) {
+            Err(error) if error.is(ErrorKind::NotFound) => Ok(()),
+            other => other,
+        }
     }
 }
 

@@ -86,3 +86,21 @@ fn a_log_that_is_nearly_full_makes_room() {
     }
     explored(TIGHT, acts);
 }
+
+/// A segment whose trim a reader had held up was collected by gc, and the next
+/// trim failed because it was gone.
+#[test]
+fn gc_may_be_faster_than_a_trim() {
+    let during = Box::new(Act::Settle { volume: 0 });
+    explored(
+        SMALL,
+        vec![
+            write(0, 32768),
+            Act::Snapshot { volume: 0 },
+            write(4096, 20480),
+            Act::Held { volume: 0, at: 0, bytes: 16384, during },
+            Act::Gc,
+            Act::Settle { volume: 0 },
+        ],
+    );
+}
