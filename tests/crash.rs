@@ -115,7 +115,7 @@ fn planted_faults_are_found() {
 
 /// Of a violation the line that says what is wrong.
 fn first_finding(text: &str) -> String {
-    let lines = text.lines().skip(1);
-    let line = lines.skip_while(|line| line.starts_with("  ")).next().unwrap_or_default();
+    let mut lines = text.lines().skip(1);
+    let line = lines.find(|line| !line.starts_with("  ")).unwrap_or_default();
     line.chars().take(110).collect()
 }

@@ -104,7 +104,10 @@ impl Family<'_> {
             }
             Err(error) => return Err(error),
         }
-        if self.highest()?.is_some_and(|highest| highest > number) {
+        // It is there now, whether it counts or not: no failure from here on
+        // may pass for "not applied".
+        let highest = self.highest().map_err(|error| error.with_kind(ErrorKind::Unknown))?;
+        if highest.is_some_and(|highest| highest > number) {
             // Ours is below what counts: whoever reads it would be misled.
             let _already_gone = self.backend.delete(&name);
             return Ok(Outcome::Lost);

@@ -131,6 +131,8 @@ impl Volume {
             }
             let head = self.head_of(&captured, next.written.root);
             self.commit(&head)?;
+            // The next number follows this head, whatever comes now.
+            self.state.lock().head = head.clone();
             let now = maintenance::generation(&self.store)?;
             if now == generation {
                 self.state.lock().fold(&captured, next, head);
@@ -139,7 +141,6 @@ impl Volume {
             // The same for this head. Until one is verified the old map, the
             // deltas and the log stay: the head before keeps them from gc.
             generation = now;
-            self.state.lock().head = head;
         }
     }
 
@@ -154,7 +155,7 @@ impl Volume {
 
     /// Commits a head. To find its number taken means that this holder has
     /// been fenced; after any other failure nobody knows which head counts.
-    fn commit(&self, head: &Head) -> Result<()> {
+    pub(super) fn commit(&self, head: &Head) -> Result<()> {
         head::commit(&self.store, head).map_err(|error| match error.kind() {
             ErrorKind::NoSpace | ErrorKind::Unavailable => error,
             _ => self.poison(error),
@@ -203,9 +204,9 @@ impl Volume {
             let mut head = self.head_of(&captured, next.written.root);
             head.epoch = next_epoch;
             self.commit(&head)?;
+            self.state.lock().head = head;
             let moved = maintenance::generation(&self.store)? != generation;
             let mut state = self.state.lock();
-            state.head = head;
             if !moved {
                 next.map.adopt(next.written);
                 state.map = next.map;

@@ -192,19 +192,27 @@ impl Volume {
             map.get(0)?;
             let claimed = epoch::claim(&self.store, self.id, &self.name)?;
             let head = self.rolled_back(&source, claimed);
-            head::commit(&self.store, &head).map_err(|error| self.poison(error))?;
-            let again = snapshot::find(&self.store, self.id, name);
-            let moved = maintenance::generation(&self.store)? != generation;
-            let is_source = |s: &snapshot::Snapshot| s.id == source.id && s.number == source.number;
-            let same = again.as_ref().is_ok_and(is_source);
-            if same && !moved {
-                self.adopt_rollback(head, map, &source);
-                break;
+            self.commit(&head)?;
+            match self.is_still_there(&source, generation) {
+                Ok(true) => {
+                    self.adopt_rollback(head, map, &source);
+                    break;
+                }
+                Ok(false) => self.take_back(head.number)?,
+                Err(error) => {
+                    self.take_back(head.number)?;
+                    return Err(error);
+                }
             }
-            self.take_back(head.number)?;
-            again?;
         }
         self.drop_old_log()
+    }
+
+    /// True if a snapshot is what it was, and no gc has begun meanwhile.
+    fn is_still_there(&self, source: &snapshot::Snapshot, generation: u64) -> Result<bool> {
+        let again = snapshot::find(&self.store, self.id, &source.name)?;
+        let same = again.id == source.id && again.number == source.number;
+        Ok(same && maintenance::generation(&self.store)? == generation)
     }
 
     /// The snapshot of a rollback is gone, or gc may have missed who names it

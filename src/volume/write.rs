@@ -263,7 +263,10 @@ impl Volume {
             }
         }
         state.in_place -= 1;
-        state.dirty.insert((begun.epoch, begun.block));
+        // An object that could not even be made must not be synced.
+        if outcome.is_ok() || begun.way == Way::InPlace {
+            state.dirty.insert((begun.epoch, begun.block));
+        }
         if begun.way != Way::InPlace {
             state.busy_mut(begun.block).direct -= 1;
             state.calm(begun.block);

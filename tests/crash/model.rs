@@ -19,10 +19,12 @@ pub type Value = u32;
 pub const FOREIGN: Value = u32::MAX;
 const COMPOSED: Value = 1 << 31;
 
+type Composed = (Vec<[u8; SECTOR]>, HashMap<u64, Value>);
+
 /// Contents of sectors that were written in part.
 #[derive(Debug, Default)]
 pub struct Values {
-    composed: Mutex<(Vec<[u8; SECTOR]>, HashMap<u64, Value>)>,
+    composed: Mutex<Composed>,
 }
 
 fn word(value: Value, sector: u64, at: usize) -> u64 {

@@ -22,7 +22,6 @@ use super::image::SECTOR;
 use super::model::{Content, Model, NameModel, Sector, Shared, SnapshotModel, Value, Values, VolumeModel};
 
 /// A store and what is done to it.
-
 pub struct World {
     pub disk: Arc<Disk>,
     pub values: Arc<Values>,
