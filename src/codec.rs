@@ -50,27 +50,56 @@ pub fn open<'a>(kind: Kind, name: &'a ObjectName, data: &'a [u8]) -> Result<Read
         return Err(Error::corrupt(name, format!("{} bytes are too few", data.len())));
     }
     let (front, payload) = data.split_at(ENVELOPE_BYTES);
+    let Front { version, payload_bytes, sum } = read_front(kind, name, front)?;
+    if payload_bytes != payload.len() as u64 || sum != checksum(&front[..24], payload) {
+        return Err(Error::corrupt(name, "its checksum does not match its content"));
+    }
+    check_version(kind, name, version)?;
+    Ok(Reader::new(name, payload))
+}
+
+/// Checks the envelope of an object of `object_bytes` without its payload:
+/// its kind, its version and its length. `front`: what the object begins with.
+/// Errors: as of `open`.
+pub fn check_front(kind: Kind, name: &ObjectName, front: &[u8], object_bytes: u64) -> Result<()> {
+    let Front { version, payload_bytes, .. } = read_front(kind, name, front)?;
+    if payload_bytes.checked_add(ENVELOPE_BYTES as u64) != Some(object_bytes) {
+        return Err(Error::corrupt(
+            name,
+            format!("it has {object_bytes} bytes, but says that its content has {payload_bytes}"),
+        ));
+    }
+    check_version(kind, name, version)
+}
+
+/// What an envelope says.
+struct Front {
+    version: u32,
+    payload_bytes: u64,
+    sum: [u8; 32],
+}
+
+fn read_front(kind: Kind, name: &ObjectName, front: &[u8]) -> Result<Front> {
     let mut fields = Reader::new(name, front);
     if fields.array::<8>()? != kind.magic {
         return Err(Error::corrupt(name, "it does not begin with the magic of its kind"));
     }
     let version = fields.u32()?;
     let _reserved = fields.u32()?;
-    let bytes = fields.u64()?;
-    let sum = fields.array::<32>()?;
-    if bytes != payload.len() as u64 || sum != checksum(&front[..24], payload) {
-        return Err(Error::corrupt(name, "its checksum does not match its content"));
+    Ok(Front { version, payload_bytes: fields.u64()?, sum: fields.array()? })
+}
+
+fn check_version(kind: Kind, name: &ObjectName, version: u32) -> Result<()> {
+    if version == kind.version {
+        return Ok(());
     }
-    if version != kind.version {
-        return Err(Error::sentence(
-            ErrorKind::Invalid,
-            format!(
-                "{name} has format version {version}, this program knows version {}: use a newer archipelago",
-                kind.version
-            ),
-        ));
-    }
-    Ok(Reader::new(name, payload))
+    Err(Error::sentence(
+        ErrorKind::Invalid,
+        format!(
+            "{name} has format version {version}, this program knows version {}: use a newer archipelago",
+            kind.version
+        ),
+    ))
 }
 
 /// Appends little-endian fields.

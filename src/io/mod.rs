@@ -188,6 +188,7 @@ impl Device {
         let volume = self.volume();
         volume.rollback(name)?;
         self.inner.size_bytes.store(volume.size_bytes(), Ordering::Release);
+        self.inner.background.wake();
         Ok(())
     }
 

@@ -354,14 +354,18 @@ impl Log {
         inner.last = (inner.last_known, 0);
     }
 
-    /// Deletes abandoned segments. The head that abandons them must be
-    /// durable.
-    pub fn delete_abandoned(&self) -> Result<()> {
-        let abandoned = std::mem::take(&mut self.inner.lock().abandoned);
-        for segment in abandoned {
-            segment.delete()?;
+    /// Deletes one abandoned segment that nobody reads any more. The head that
+    /// abandons it must be durable. False: there is none. One that cannot be
+    /// deleted is left to gc.
+    pub fn delete_abandoned(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let idle = inner.abandoned.iter().position(|segment| Arc::strong_count(segment) == 1);
+        let Some(segment) = idle.map(|at| inner.abandoned.swap_remove(at)) else { return false };
+        drop(inner);
+        if let Err(error) = segment.delete() {
+            ::log::debug!("{} is left to gc: {}", segment.name, error.full());
         }
-        Ok(())
+        true
     }
 
     /// Makes the next segment ahead of need, so that no append waits for it.

@@ -110,6 +110,12 @@ fn put_leaf(out: &mut Writer, leaf: &Leaf, first: u64) -> u16 {
     items
 }
 
+/// Checks what a page's object begins with. Errors: `Corrupt`; `Invalid` if a
+/// newer program wrote it.
+pub(super) fn check_front(name: &ObjectName, front: &[u8], object_bytes: u64) -> Result<()> {
+    codec::check_front(KIND, name, front, object_bytes)
+}
+
 /// Reads a whole object back. Errors: `Corrupt`; `Invalid` if a newer
 /// program wrote it.
 pub(super) fn decode(name: &ObjectName, data: &[u8], granules: u32) -> Result<Page> {

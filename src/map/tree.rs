@@ -9,11 +9,12 @@ use parking_lot::Mutex;
 
 use super::cache::{Cache, CACHE_BYTES_DEFAULT};
 use super::entry::Entry;
-use super::format::{decode, page_bytes_max};
+use super::format::{check_front, decode, page_bytes_max};
 use super::page::{Body, Page, PageRef};
 use super::write::Written;
 use super::{first_of, slot_of, span, Root, LEVEL_MAX, PAGE_ENTRIES};
 use crate::backend::BackendExt;
+use crate::codec::ENVELOPE_BYTES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{Id, ObjectName};
 use crate::store::Store;
@@ -94,13 +95,8 @@ pub(super) fn load(store: &Store, granules: u32, place: &Place) -> Result<Page> 
     if place.level > LEVEL_MAX {
         return Err(Error::corrupt(&name, format!("no map has a level {}", place.level)));
     }
-    let data = match store.control().read_all(&name, page_bytes_max(granules)) {
-        Err(error) if error.is(ErrorKind::NotFound) => {
-            let message = format!("it is missing, but {} needs it", place.said_by());
-            return Err(Error::corrupt(&name, message).caused_by(error));
-        }
-        other => other?,
-    };
+    let data = store.control().read_all(&name, page_bytes_max(granules));
+    let data = data.map_err(|error| missing_as_damage(error, &name, place))?;
     if *blake3::hash(&data).as_bytes() != place.page.hash {
         let message = format!("its content is not what {} has the hash of", place.said_by());
         return Err(Error::corrupt(&name, message));
@@ -108,6 +104,17 @@ pub(super) fn load(store: &Store, granules: u32, place: &Place) -> Result<Page> 
     let page = decode(&name, &data, granules)?;
     place.check(&page)?;
     Ok(page)
+}
+
+/// A page that is named and not there is damage.
+fn missing_as_damage(error: Error, name: &ObjectName, place: &Place) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => {
+            let message = format!("it is missing, but {} needs it", place.said_by());
+            Error::corrupt(name, message).caused_by(error)
+        }
+        _ => error,
+    }
 }
 
 impl Map {
@@ -143,6 +150,27 @@ impl Map {
 
     pub fn granules(&self) -> u32 {
         self.granules
+    }
+
+    /// Finds out whether the root page is there and of its full length, at the
+    /// same cost whatever the size of the map: it is not read, so damage
+    /// inside it is not found. Errors: `Corrupt`; `Invalid` if it is newer
+    /// than this program.
+    pub fn check_root(&self) -> Result<()> {
+        let place = Place::of_root(&self.root());
+        if place.page.is_none() {
+            return Ok(());
+        }
+        let name = ObjectName::Page(place.page.id);
+        let mut front = [0; ENVELOPE_BYTES];
+        let control = self.store.control();
+        let looked = control.stat(&name).and_then(|stat| {
+            let read_bytes = control.read_at(&name, 0, &mut front)?;
+            Ok((stat.bytes, read_bytes))
+        });
+        let (object_bytes, read_bytes) =
+            looked.map_err(|error| missing_as_damage(error, &name, &place))?;
+        check_front(&name, &front[..read_bytes], object_bytes)
     }
 
     /// The entry, if that is known without asking the store.

@@ -353,6 +353,9 @@ impl Volume {
         if self.log.wants_segment() {
             self.log.prepare()?;
         }
+        if self.log.delete_abandoned() {
+            return Ok(true);
+        }
         let pending = self.oldest_cut().is_some();
         if !pending && !idle && self.log_share() < super::SETTLE_FROM {
             return Ok(false);

@@ -279,7 +279,8 @@ impl Volume {
 
     /// Flushes, releases the lease and ends the use of this volume. Nothing
     /// may be in flight. A short log is settled first, so that the next open
-    /// finds none.
+    /// finds none. What a rollback has left is deleted last, when the volume
+    /// is free for others already.
     pub fn close(self: &Arc<Self>) -> Result<()> {
         if self.mode != Mode::Writable {
             return Ok(());
@@ -292,10 +293,11 @@ impl Volume {
         }
         let certain = !self.is_uncertain.load(Ordering::Acquire);
         let clean = result.is_ok() && certain && !self.is_poisoned.load(Ordering::Acquire);
-        match self.lease.lock().take() {
-            Some(lease) => result.and(lease.release(clean)),
-            None => result,
+        if let Some(lease) = self.lease.lock().take() {
+            result = result.and(lease.release(clean));
         }
+        while self.log.delete_abandoned() {}
+        result
     }
 
     fn close_writable(self: &Arc<Self>) -> Result<()> {

@@ -180,6 +180,14 @@ impl Volume {
     /// Makes the volume's content that of a snapshot. What was written since
     /// the last snapshot is gone. No request may be in flight. Errors:
     /// `NotFound`.
+    ///
+    /// The same few calls whatever the size of the volume and of its log. The
+    /// old head goes here, once the new one is verified, so that nothing needs
+    /// the old log any more. Its segments, which take a while to delete, go
+    /// one by one in `work`, and what is left of them in `close`. After a
+    /// crash in between they are left to gc: no holder looks at them, since
+    /// they lie before the segment at which the head says that the log begins,
+    /// and their numbers are not used again.
     pub fn rollback(self: &Arc<Self>, name: &SnapshotName) -> Result<()> {
         let _maintaining = self.maintaining.lock();
         self.check_writable()?;
@@ -189,7 +197,7 @@ impl Volume {
             let generation = maintenance::generation(&self.store)?;
             let source = snapshot::find(&self.store, self.id, name)?;
             let map = self.map_of(&source);
-            map.get(0)?;
+            map.check_root()?;
             let claimed = epoch::claim(&self.store, self.id, &self.name)?;
             let head = self.rolled_back(&source, claimed);
             self.commit(&head)?;
@@ -205,7 +213,8 @@ impl Volume {
                 }
             }
         }
-        self.drop_old_log()
+        let number = self.state.lock().head.number;
+        head::remove_below(&self.store, self.id, number)
     }
 
     /// True if a snapshot is what it was, and no gc has begun meanwhile.
@@ -257,11 +266,5 @@ impl Volume {
         state.tainted.clear();
         state.size_bytes = source.size_bytes;
         state.head = head;
-    }
-
-    fn drop_old_log(&self) -> Result<()> {
-        let number = self.state.lock().head.number;
-        self.log.delete_abandoned()?;
-        head::remove_below(&self.store, self.id, number)
     }
 }

@@ -13,6 +13,8 @@ use crate::catalog::{clone, snapshot as snapshots, volume as names};
 use crate::log::LogOptions;
 use crate::name::{SnapshotName, VolumeName};
 
+mod rollback;
+
 const BLOCK: u64 = 16 << 10;
 
 struct Seeded(u64);
