@@ -13,6 +13,11 @@ use crate::name::ObjectName;
 /// How often a listing is read again because what it named was gone.
 const TRIES: usize = 64;
 
+/// How often a family that shows no number at all is listed. A listing may
+/// miss what is made while it runs: with the old number deleted and the next
+/// one made meanwhile, it shows neither.
+const EMPTY_TRIES: usize = 3;
+
 /// Larger than any numbered object; what is larger is damaged.
 const BYTES_MAX: u64 = 64 << 10;
 
@@ -41,8 +46,15 @@ pub(super) enum Outcome {
 impl Family<'_> {
     /// All numbers, lowest first.
     pub fn numbers(&self) -> Result<Vec<u64>> {
-        let names = self.backend.list_all(&self.prefix)?;
-        Ok(names.iter().filter_map(number_of).collect())
+        let mut numbers = Vec::new();
+        for _ in 0..EMPTY_TRIES {
+            let names = self.backend.list_all(&self.prefix)?;
+            numbers.extend(names.iter().filter_map(number_of));
+            if !numbers.is_empty() {
+                break;
+            }
+        }
+        Ok(numbers)
     }
 
     /// The highest number, if there is any.

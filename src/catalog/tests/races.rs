@@ -71,7 +71,12 @@ impl Backend for Meddled {
         self.run(&self.before, &format!("stat {name}"))?;
         self.memory.stat(name)
     }
+    /// `NotFound` from the other actor: it was so busy that this saw nothing.
     fn list(&self, prefix: &str, after: Option<&ObjectName>, count_max: usize) -> Result<Vec<ObjectName>> {
+        match self.run(&self.before, &format!("list {prefix}")) {
+            Err(error) if error.is(ErrorKind::NotFound) => return Ok(Vec::new()),
+            other => other?,
+        }
         self.memory.list(prefix, after, count_max)
     }
     fn lock(&self, name: &ObjectName, mode: LockMode) -> Result<Lock> {
@@ -127,6 +132,44 @@ fn a_head_that_vanishes_between_list_and_read_is_looked_for_again() {
     let (meddled, plain) = meddled(Some(meddle), None, CAPABILITIES);
     let volume = make(&plain, "web");
     assert_eq!(head::latest(&meddled, volume).unwrap().number, 2);
+}
+
+/// A listing may miss what is made while it runs, and what is deleted anyway:
+/// a number that follows another may leave it with neither.
+#[test]
+fn a_listing_that_missed_the_old_number_and_the_new_one_is_read_again() {
+    let neither = |prefix: &'static str, next: fn(&Store, Id)| {
+        once(prefix, move |store| {
+            next(store, volume::list(store).unwrap()[0].1);
+            Some(Error::new(ErrorKind::NotFound, "list"))
+        })
+    };
+    let next_head = neither("list head/", |store, volume| {
+        let first = head::latest(store, volume).unwrap();
+        head::commit(store, &Head { number: 2, ..first }).unwrap();
+        head::remove_below(store, volume, 2).unwrap();
+    });
+    let (meddled_with, plain) = meddled(Some(next_head), None, CAPABILITIES);
+    let volume = make(&plain, "web");
+    assert_eq!(head::latest(&meddled_with, volume).unwrap().number, 2);
+
+    let unfenced = Capabilities { fences: false, ..CAPABILITIES };
+    let next_lease = neither("list lease/", |store, volume| {
+        drop(lease::take(store, volume, "web", &Options::default()).unwrap().0);
+    });
+    let (meddled_with, plain) = meddled(Some(next_lease), None, unfenced);
+    let volume = make(&plain, "web");
+    let (held, _) = lease::take(&plain, volume, "web", &Options::default()).unwrap();
+    held.release(true).unwrap();
+    assert_eq!(lease::show(&meddled_with, volume).unwrap(), LeaseState::Free { clean: false });
+
+    let next_generation = neither("list maintenance/", |store, _| {
+        drop(maintenance::claim_next(store, &Identity::of_this_process()).unwrap());
+    });
+    let (meddled_with, plain) = meddled(Some(next_generation), None, CAPABILITIES);
+    make(&plain, "web");
+    drop(maintenance::claim_next(&plain, &Identity::of_this_process()).unwrap());
+    assert_eq!(maintenance::generation(&meddled_with).unwrap(), 2);
 }
 
 #[test]
