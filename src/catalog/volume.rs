@@ -74,7 +74,9 @@ pub(super) fn check_geometry(size_bytes: u64, block_bytes: u64) -> Result<()> {
 
 /// Makes a volume of what `describe` says: an epoch, a head, and the name
 /// last. If gc began meanwhile, or `still_valid` says no, all is undone and
-/// done again.
+/// done again. That is looked at before there is a name, so that nobody sees
+/// a volume that cannot be, and again when the name is there: until then the
+/// volume may be taken for one whose removal was interrupted.
 pub(super) fn publish(
     store: &Store,
     name: &VolumeName,
@@ -88,10 +90,16 @@ pub(super) fn publish(
         let generation = maintenance::generation(store)?;
         let volume = clock::random_id()?;
         let epoch = epoch::claim(store, volume, &Identity::of_this_process().program)?;
-        let made = describe(volume, epoch)
-            .and_then(|head| head::commit(store, &head))
-            .and_then(|()| store.control().create(&ObjectName::Volume(name.clone()), &encode(name, volume)));
-        if let Err(error) = made {
+        let is_valid = || Ok(still_valid()? && maintenance::generation(store)? == generation);
+        let committed =
+            describe(volume, epoch).and_then(|head| head::commit(store, &head)).and_then(|()| is_valid());
+        if matches!(committed, Ok(false)) {
+            undo(store, volume, epoch);
+            continue;
+        }
+        let object = ObjectName::Volume(name.clone());
+        let named = committed.and_then(|_| store.control().create(&object, &encode(name, volume)));
+        if let Err(error) = named {
             // With an outcome that is unknown the name may yet appear; then
             // the head must be there.
             if !error.is(ErrorKind::Unknown) {
@@ -99,11 +107,11 @@ pub(super) fn publish(
             }
             return Err(if error.is(ErrorKind::Exists) { taken(store, name) } else { error });
         }
-        let valid = still_valid();
-        if matches!(valid, Ok(true)) && maintenance::generation(store)? == generation {
+        let valid = is_valid();
+        if matches!(valid, Ok(true)) {
             return Ok(volume);
         }
-        store.control().delete(&ObjectName::Volume(name.clone()))?;
+        store.control().delete(&object)?;
         undo(store, volume, epoch);
         valid?;
     }

@@ -233,6 +233,35 @@ fn a_clone_of_a_snapshot_that_goes_meanwhile_is_undone() {
     assert_eq!(object_count(&plain, prefix::HEADS), 1);
 }
 
+/// Whoever lists volumes must not see one that is undone a moment later.
+#[test]
+fn a_clone_whose_source_moves_before_it_has_a_name_never_had_one() {
+    let goes: fn(&Store) = |store| {
+        let (_, volume) = volume::list(store).unwrap()[0].clone();
+        snapshot::remove(store, volume, &snap("a")).unwrap();
+    };
+    let gc: fn(&Store) = |store| drop(maintenance::claim_next(store, &Identity::of_this_process()).unwrap());
+    for (moves, names) in [(goes, 0), (gc, 1)] {
+        let named = Arc::new(Mutex::new(0));
+        let counter = Arc::clone(&named);
+        let watch: Action = Box::new(move |_, call| {
+            *counter.lock() += usize::from(call.starts_with("create volume/copy"));
+            None
+        });
+        let moved = once("created head/", move |store| {
+            moves(store);
+            None
+        });
+        let (meddled, plain) = meddled(Some(watch), Some(moved), CAPABILITIES);
+        let source = cut(&plain, make(&plain, "web"), "a");
+        let made = volume::clone(&meddled, &source, &name("copy"), None);
+        assert_eq!(*named.lock(), names);
+        assert_eq!(volume::list(&plain).unwrap().len(), 1 + names);
+        assert_eq!(object_count(&plain, prefix::HEADS), 1 + names);
+        assert_eq!(made.is_ok(), names == 1);
+    }
+}
+
 #[test]
 fn a_clone_never_takes_a_later_snapshot_of_the_same_name() {
     let store = store();
