@@ -1,11 +1,16 @@
 //! Guest data of `dir` on io_uring.
 //!
-//! * A request for an open file past the page cache, and any read, goes to the
-//!   ring on the submitting thread.
-//! * A write into the page cache would block there or be moved to a thread of
-//!   the kernel at several times the cost, so helpers do it with an ordinary
-//!   call. They also open files, and run the `done` of what fails at once: it
-//!   may not run on the submitting thread.
+//! * A request for an open file goes to the ring on the submitting thread,
+//!   unless a helper can do it with an ordinary call at less cost:
+//! * A lone request, because its completion would wake the submitting thread,
+//!   that the ring's, and that the submitting one again. A helper that is
+//!   awake wakes one thread.
+//! * A write, while there is a helper that has nothing to do. Files keep the
+//!   time of their last write, so that nearly every write to another file than
+//!   the one before would be moved to a thread of the kernel. A write into the
+//!   page cache would be anyway, or block.
+//! * Helpers also open files, and run the `done` of what fails at once: it may
+//!   not run on the submitting thread.
 //!
 //! A write marks its object before its `done` runs, so that a sync that begins
 //! after that covers it.
@@ -16,18 +21,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender};
-
 use super::dir::io_error;
 use super::dir_files::{Access, OpenFile, OpenFiles};
 use super::memory::beyond_end;
-use super::{DataPath, Done};
+use super::{DataPath, Done, Job, Then};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
 use crate::sys::file;
 use crate::sys::iobuf::IoBuf;
 use crate::sys::uring::{Operation, Ring};
-use crate::thread;
+use crate::thread::{self, Handoff};
 
 /// Enough to keep a few writes into the page cache going side by side.
 const HELPERS: usize = 4;
@@ -69,15 +72,23 @@ enum Work {
     /// a write into the page cache.
     Here(Request, Arc<OpenFile>),
     Fail(Request, Error),
+    /// Somebody else's.
+    Job(Job),
 }
 
 struct Shared {
     open: Arc<OpenFiles>,
     ring: Ring,
-    helpers: Sender<Work>,
+    helpers: Arc<Handoff<Work>>,
     alignment: usize,
     /// `try_read` is of use.
     can_try: AtomicBool,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.helpers.close();
+    }
 }
 
 /// Ends the threads when the data path and every request are gone.
@@ -103,12 +114,13 @@ impl DirData {
                 return None;
             }
         };
-        let (helpers, work) = crossbeam_channel::unbounded();
+        let work = Arc::new(Handoff::default());
         let can_try = AtomicBool::new(alignment == 1);
-        let shared = Arc::new(Shared { open, ring, helpers, alignment, can_try });
+        let shared = Shared { open, ring, helpers: Arc::clone(&work), alignment, can_try };
+        let shared = Arc::new(shared);
         let data = DirData(Arc::new(Alive(Arc::clone(&shared))));
         for _ in 0..HELPERS {
-            let (work, shared) = (work.clone(), Arc::downgrade(&shared));
+            let (work, shared) = (Arc::clone(&work), Arc::downgrade(&shared));
             thread::spawn("arch-dir-help", move || help(&work, &shared)).ok()?;
         }
         thread::spawn("arch-dir-ring", move || shared.ring.run()).ok()?;
@@ -126,25 +138,43 @@ impl DirData {
     }
 }
 
-/// Runs until the data path and all that is in flight is gone: only they hold
-/// what keeps the channel open.
-fn help(work: &Receiver<Work>, shared: &std::sync::Weak<Shared>) {
-    while let Ok(work) = work.recv() {
-        match (work, shared.upgrade()) {
-            (Work::Fail(request, error), _) => request.answer(Err(error)),
-            (Work::Request(request), Some(shared)) => {
-                let access = if request.write { Access::Write } else { Access::Read };
-                match shared.open.get(verb(request.write), &request.name, access) {
-                    Ok(file) => shared.start(request, file),
-                    Err(error) => request.answer(Err(error)),
-                }
+/// What a helper has to tell when it is done.
+enum Outcome {
+    Nothing,
+    Answer(Request, Result<()>),
+    Then(Then),
+}
+
+/// Runs until the data path and all that is in flight is gone.
+fn help(work: &Handoff<Work>, shared: &std::sync::Weak<Shared>) {
+    let tell = |outcome| match outcome {
+        Outcome::Nothing => {}
+        Outcome::Answer(request, result) => request.answer(result),
+        Outcome::Then(then) => then(),
+    };
+    work.serve(|work| work_on(work, shared.upgrade()), tell);
+}
+
+fn work_on(work: Work, shared: Option<Arc<Shared>>) -> Outcome {
+    match (work, shared) {
+        (Work::Job(job), _) => Outcome::Then(job()),
+        (Work::Fail(request, error), _) => Outcome::Answer(request, Err(error)),
+        (Work::Request(request), Some(shared)) => {
+            let access = if request.write { Access::Write } else { Access::Read };
+            match shared.open.get(verb(request.write), &request.name, access) {
+                Ok(file) => shared.start(request, file),
+                Err(error) => return Outcome::Answer(request, Err(error)),
             }
-            (Work::Here(request, file), Some(shared)) => shared.transfer(request, file),
-            (Work::Request(request) | Work::Here(request, _), None) => {
-                let error = Error::new(ErrorKind::Unavailable, verb(request.write));
-                let error = error.on(&request.name).because("the store is closed");
-                request.answer(Err(error));
-            }
+            Outcome::Nothing
+        }
+        (Work::Here(request, file), Some(shared)) => {
+            let (request, result) = shared.transfer(request, file);
+            Outcome::Answer(request, result)
+        }
+        (Work::Request(request) | Work::Here(request, _), None) => {
+            let error = Error::new(ErrorKind::Unavailable, verb(request.write));
+            let error = error.on(&request.name).because("the store is closed");
+            Outcome::Answer(request, Err(error))
         }
     }
 }
@@ -162,10 +192,11 @@ impl Shared {
         if let Err(refused) = self.helpers.send(work) {
             // Cannot be: the helpers live as long as we do. Were it so, an
             // answer on this thread would still be better than none.
-            match refused.into_inner() {
+            match refused {
+                Work::Job(job) => job()(),
                 Work::Fail(request, error) => request.answer(Err(error)),
                 Work::Request(request) | Work::Here(request, _) => {
-                    let error = Error::new(ErrorKind::Internal, verb(request.write));
+                        let error = Error::new(ErrorKind::Internal, verb(request.write));
                     request.answer(Err(error));
                 }
             }
@@ -184,7 +215,7 @@ impl Shared {
             if request.write {
                 return self.help(Work::Here(request, file));
             }
-            return self.hand_over(request, file);
+            return self.transfer_or_hand_over(request, file);
         }
         let alignment = file.alignment;
         if request.offset_bytes % alignment as u64 != 0 || !request.buf.is_aligned(alignment) {
@@ -195,7 +226,7 @@ impl Shared {
             return self.help(Work::Fail(request, error));
         }
         if !request.write {
-            return self.hand_over(request, file);
+            return self.transfer_or_hand_over(request, file);
         }
         let mut request = Some(request);
         let let_in = file.gate.enter_or_defer(|| {
@@ -207,7 +238,26 @@ impl Shared {
             })
         });
         if let (true, Some(request)) = (let_in, request) {
-            self.hand_over(request, file);
+            self.transfer_or_hand_over(request, file);
+        }
+    }
+
+    /// To a helper where that is the shorter way, else to the kernel. A
+    /// direct write has been let in by the gate.
+    fn transfer_or_hand_over(self: &Arc<Shared>, request: Request, file: Arc<OpenFile>) {
+        let write = request.write;
+        let work = Work::Here(request, file);
+        let sent = if write {
+            self.helpers.send_idle(work)
+        } else if self.ring.is_idle() {
+            self.helpers.send_alone(work)
+        } else {
+            self.helpers.send_awake(work)
+        };
+        match sent {
+            Ok(()) => {}
+            Err(Work::Here(request, file)) => self.hand_over(request, file),
+            Err(other) => self.help(other),
         }
     }
 
@@ -258,7 +308,7 @@ impl Shared {
     }
 
     /// With ordinary calls, on a helper.
-    fn transfer(&self, mut request: Request, file: Arc<OpenFile>) {
+    fn transfer(&self, mut request: Request, file: Arc<OpenFile>) -> (Request, Result<()>) {
         let mut file = file;
         let result = loop {
             let moved = fd(&file).and_then(|fd| {
@@ -276,13 +326,14 @@ impl Shared {
                     request.tries = TRIES;
                     match self.open_again(&request, &file) {
                         Ok(opened) => file = opened,
-                        Err(error) => return self.finish_with(request, &file, Err(error)),
+                        Err(error) => return self.end(request, &file, Err(error)),
                     }
                 }
                 Err(error) => break Err(error),
             }
         };
-        self.finish(request, &file, result);
+        let result = result.map_err(|e| io_error(verb(request.write), &request.name, e));
+        self.end(request, &file, result)
     }
 
     fn open_again(&self, request: &Request, stale: &Arc<OpenFile>) -> Result<Arc<OpenFile>> {
@@ -298,10 +349,12 @@ impl Shared {
 
     fn finish(&self, request: Request, file: &OpenFile, result: io::Result<()>) {
         let result = result.map_err(|e| io_error(verb(request.write), &request.name, e));
-        self.finish_with(request, file, result);
+        let (request, result) = self.end(request, file, result);
+        request.answer(result);
     }
 
-    fn finish_with(&self, request: Request, file: &OpenFile, result: Result<()>) {
+    /// All there is to do before the answer.
+    fn end(&self, request: Request, file: &OpenFile, result: Result<()>) -> (Request, Result<()>) {
         if request.write {
             file.mark.wrote();
             if file.alignment > 1 {
@@ -309,7 +362,7 @@ impl Shared {
             }
         }
         let result = result.map_err(|error| error.at(request.offset_bytes));
-        request.answer(result);
+        (request, result)
     }
 }
 
@@ -324,6 +377,13 @@ impl DataPath for DirData {
 
     fn submit_write(&self, name: &ObjectName, offset_bytes: u64, buf: IoBuf, done: Done) {
         self.submit(name, true, offset_bytes, buf, done);
+    }
+
+    fn run_awake(&self, job: Job) -> std::result::Result<(), Job> {
+        match self.0.0.helpers.send_awake(Work::Job(job)) {
+            Err(Work::Job(job)) => Err(job),
+            _ => Ok(()),
+        }
     }
 
     fn try_read(&self, name: &ObjectName, offset_bytes: u64, buf: &IoBuf) -> Option<Result<()>> {

@@ -167,6 +167,11 @@ pub trait Backend: fmt::Debug + Send + Sync {
 /// Runs once, on a thread of the data path, with the outcome.
 pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
+/// Something to do on a thread that may block. What it returns is run there
+/// afterwards, and must be quick.
+pub type Job = Box<dyn FnOnce() -> Then + Send>;
+pub type Then = Box<dyn FnOnce()>;
+
 /// Guest data without a copy and without a thread per request. The rules of
 /// `Backend::read_at` and `write_at` hold, but reads are never short.
 pub trait DataPath: fmt::Debug + Send + Sync {
@@ -182,6 +187,12 @@ pub trait DataPath: fmt::Debug + Send + Sync {
 
     /// Reads now if that needs no waiting; `None` if it would.
     fn try_read(&self, name: &ObjectName, offset_bytes: u64, buf: &IoBuf) -> Option<Result<()>>;
+
+    /// Runs `job` on a thread of the data path, if one is awake and has
+    /// nothing to do; it comes back if none is.
+    fn run_awake(&self, job: Job) -> std::result::Result<(), Job> {
+        Err(job)
+    }
 }
 
 /// Conveniences built on the trait.

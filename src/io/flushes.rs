@@ -1,15 +1,15 @@
 //! Flushes and writes with FUA: whatever waits while one sync runs shares the
-//! next.
+//! next. One thread syncs at a time: a thread of the data path that is awake,
+//! or our own.
 
 use std::sync::Arc;
 
-use crossbeam_channel::{unbounded, Receiver, Sender};
 use parking_lot::Mutex;
 
 use super::request::Once;
-use super::workers::{guarded, Serving};
-use crate::error::Result;
-use crate::thread;
+use super::workers::{guarded, Serving, Workers};
+use crate::backend::{DataPath, Job, Then};
+use crate::error::{Error, ErrorKind, Result};
 use crate::volume::{Begun, Volume};
 
 struct Waiting {
@@ -19,19 +19,33 @@ struct Waiting {
     done: Once,
 }
 
-/// The thread that syncs.
-pub struct Flushes {
-    no_flush: bool,
-    sender: Mutex<Option<Sender<Waiting>>>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<Waiting>,
+    /// A thread is at it, or on its way.
+    syncing: bool,
 }
 
+struct Shared {
+    no_flush: bool,
+    queue: Mutex<Queue>,
+    serving: Serving,
+    thread: Arc<Workers>,
+    data_path: Option<Arc<dyn DataPath>>,
+}
+
+/// What waits for a sync, and a thread for it.
+pub struct Flushes(Arc<Shared>);
+
 impl Flushes {
-    pub fn start(no_flush: bool, serving: &Serving) -> Result<Flushes> {
-        let (sender, receiver) = unbounded();
+    pub fn start(
+        no_flush: bool,
+        serving: &Serving,
+        data_path: Option<Arc<dyn DataPath>>,
+    ) -> Result<Flushes> {
+        let (queue, thread) = (Mutex::default(), Workers::start("arch-flush", 1, serving)?);
         let serving = Arc::clone(serving);
-        let thread = thread::spawn("arch-flush", move || run(&receiver, no_flush, &serving))?;
-        Ok(Flushes { no_flush, sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
+        Ok(Flushes(Arc::new(Shared { no_flush, queue, serving, thread, data_path })))
     }
 
     pub fn flush(&self, volume: Arc<Volume>, done: Once) {
@@ -40,7 +54,7 @@ impl Flushes {
 
     /// Makes the writes of one request durable.
     pub fn make_durable(&self, volume: Arc<Volume>, mut begun: Vec<Begun>, done: Once) {
-        if self.no_flush {
+        if self.0.no_flush {
             return done.complete(Ok(()));
         }
         let only = if begun.len() == 1 { begun.pop() } else { None };
@@ -48,40 +62,68 @@ impl Flushes {
     }
 
     fn send(&self, waiting: Waiting) {
-        if let Some(sender) = self.sender.lock().as_ref() {
-            drop(sender.send(waiting));
+        {
+            let mut queue = self.0.queue.lock();
+            queue.waiting.push(waiting);
+            if std::mem::replace(&mut queue.syncing, true) {
+                return;
+            }
         }
+        self.0.dispatch();
     }
 
+    /// Ends the thread. Nothing waits any more.
     pub fn stop(&self) {
-        drop(self.sender.lock().take());
-        if let Some(thread) = self.thread.lock().take() {
-            drop(thread.join());
+        self.0.thread.stop();
+    }
+}
+
+impl Shared {
+    /// Has a thread take what waits.
+    fn dispatch(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        let job: Job = Box::new(move || shared.sync());
+        let refused = match &self.data_path {
+            Some(path) => path.run_awake(job).err(),
+            None => Some(job),
+        };
+        if let Some(job) = refused {
+            self.thread.run(move || job()());
         }
     }
-}
 
-fn run(receiver: &Receiver<Waiting>, no_flush: bool, serving: &Serving) {
-    while let Ok(first) = receiver.recv() {
-        let mut group = vec![first];
-        group.extend(receiver.try_iter());
-        guarded(serving, || serve(group, no_flush));
+    /// One sync for all who wait now, and what tells them.
+    fn sync(self: Arc<Self>) -> Then {
+        let group = std::mem::take(&mut self.queue.lock().waiting);
+        // What it stays if the sync panics.
+        let mut result = Err(Error::new(ErrorKind::Internal, "flush"));
+        guarded(&self.serving, || result = self.sync_for(&group));
+        Box::new(move || {
+            let more = {
+                let mut queue = self.queue.lock();
+                queue.syncing = !queue.waiting.is_empty();
+                queue.syncing
+            };
+            if more {
+                self.dispatch();
+            }
+            guarded(&self.serving, || {
+                for waiting in group {
+                    waiting.done.complete(match &result {
+                        Ok(()) => Ok(()),
+                        Err(error) => Err(error.duplicate()),
+                    });
+                }
+            });
+        })
     }
-}
 
-/// One sync for all who wait.
-fn serve(group: Vec<Waiting>, no_flush: bool) {
-    let volume = Arc::clone(&group[0].volume);
-    let result = match group.as_slice() {
-        _ if no_flush => volume.check_alive(),
-        [Waiting { begun: Some(begun), .. }] => volume.make_durable(begun),
-        _ => volume.flush(),
-    };
-    for waiting in group {
-        let result = match &result {
-            Ok(()) => Ok(()),
-            Err(error) => Err(error.duplicate()),
-        };
-        waiting.done.complete(result);
+    fn sync_for(&self, group: &[Waiting]) -> Result<()> {
+        let Some(volume) = group.first().map(|first| &first.volume) else { return Ok(()) };
+        match group {
+            _ if self.no_flush => volume.check_alive(),
+            [Waiting { begun: Some(begun), .. }] => volume.make_durable(begun),
+            _ => volume.flush(),
+        }
     }
 }

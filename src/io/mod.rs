@@ -111,15 +111,16 @@ impl Device {
         let serving: Serving = Arc::new(RwLock::new(Arc::clone(volume)));
         let log_thread = Workers::start("arch-log", 1, &serving)?;
         let on_log_thread = Arc::clone(&log_thread);
+        let data_path = store.blocks().data_path();
         let inner = Arc::new(Inner {
             later: Arc::new(move |job| on_log_thread.run(job)),
-            data_path: store.blocks().data_path(),
             size_bytes: AtomicU64::new(volume.size_bytes()),
             volume: Arc::clone(&serving),
             ranges: Ranges::default(),
             workers: Workers::start("arch-worker", WORKER_COUNT, &serving)?,
             log_thread,
-            flushes: Flushes::start(options.no_flush, &serving)?,
+            flushes: Flushes::start(options.no_flush, &serving, data_path.clone())?,
+            data_path,
             background: background::Background::default(),
             in_flight: AtomicUsize::new(0),
             drain: Mutex::new(()),

@@ -76,6 +76,11 @@ impl Ring {
         })
     }
 
+    /// Nothing is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) == 0
+    }
+
     /// Hands an operation to the kernel. It comes back if there is no room or
     /// the kernel does not take any now.
     pub fn submit(&self, operation: Operation) -> Result<(), Operation> {
@@ -181,8 +186,9 @@ impl Ring {
                 drop(iovecs);
                 let result = usize::try_from(result)
                     .map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()));
-                (operation.complete)(result);
+                // Before anybody is told: whoever asks then is to find it so.
                 self.in_flight.fetch_sub(1, Ordering::AcqRel);
+                (operation.complete)(result);
             }
             if self.stuck.load(Ordering::Acquire) {
                 self.unstick();

@@ -34,7 +34,7 @@ fn upward_and_sideways_imports_are_found() {
 fn banned_calls_are_found_where_they_are_banned() {
     for (path, code, is_bad) in [
         ("io/mod.rs", "std::thread::spawn(f);", true),
-        ("thread.rs", "use std::thread::{Builder, JoinHandle};", false),
+        ("thread/mod.rs", "use std::thread::{Builder, JoinHandle};", false),
         ("io/mod.rs", "use std::thread::JoinHandle;\ncrate::thread::spawn(f);", false),
         ("io/mod.rs", "let t = std::time::Instant::now();", true),
         ("io/mod.rs", "let t: Instant = clock::now();", false),

@@ -6,6 +6,10 @@ use std::thread::{Builder, JoinHandle};
 use crate::error::{Error, Result};
 use crate::sys;
 
+mod handoff;
+
+pub use handoff::Handoff;
+
 /// Starts a thread. `name` shows in `top -H`; the kernel cuts it to 15 bytes.
 pub fn spawn<F>(name: &str, body: F) -> Result<JoinHandle<()>>
 where
