@@ -19,6 +19,9 @@ use archipelago::store::open::open_store;
 use archipelago::volume::{OpenOptions, Volume};
 use serde_json::Value;
 
+#[path = "cli/refusals.rs"]
+mod refusals;
+
 struct Lab {
     folder: tempfile::TempDir,
 }

@@ -83,9 +83,7 @@ pub(super) fn publish(
     describe: &dyn Fn(Id, Id) -> Result<Head>,
     still_valid: &dyn Fn() -> Result<bool>,
 ) -> Result<Id> {
-    if exists(store, name)? {
-        return Err(taken(store, name));
-    }
+    check_free(store, name)?;
     for _ in 0..TRIES {
         let generation = maintenance::generation(store)?;
         let volume = clock::random_id()?;
@@ -132,10 +130,11 @@ fn taken(store: &Store, name: &VolumeName) -> Error {
     Error::sentence(ErrorKind::Exists, format!("store '{}' has a volume '{name}' already", store.name))
 }
 
-fn exists(store: &Store, name: &VolumeName) -> Result<bool> {
+/// Whether a new volume could have this name. Error: `Exists`.
+pub fn check_free(store: &Store, name: &VolumeName) -> Result<()> {
     match store.control().stat(&ObjectName::Volume(name.clone())) {
-        Ok(_) => Ok(true),
-        Err(error) if error.is(ErrorKind::NotFound) => Ok(false),
+        Ok(_) => Err(taken(store, name)),
+        Err(error) if error.is(ErrorKind::NotFound) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::args::Target;
 use super::busy::{explain, Wanted};
-use super::volumes::writable;
+use super::volumes::{check_there, look, writable};
 use super::Session;
-use crate::catalog::{snapshot as snaps, volume as names};
+use crate::catalog::volume as names;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{SnapshotName, VolumeName};
 
@@ -21,6 +21,9 @@ pub fn snapshot(session: &Session, target: &Target, publish: bool) -> Result<()>
         (None, false) => return Err(usage(format!("a name for the snapshot is missing: {volume}@SNAP"))),
         (Some(_), true) => return Err(usage(format!("--publish takes no snapshot's name, only {volume}"))),
     };
+    if let Some(name) = name {
+        look(&store, volume)?.check_free(name)?;
+    }
     let open = Volume::open(&store, volume, &writable(&store)).map_err(|error| match name {
         Some(name) => explain(error, volume, &Wanted::Snapshot(name)),
         None => error,
@@ -45,6 +48,7 @@ pub fn clone(
     size_bytes: Option<u64>,
 ) -> Result<()> {
     let store = session.store(false)?;
+    names::check_free(&store, name)?;
     let source = find_snapshot(&store, volume, names::lookup(&store, volume)?, snapshot)?;
     let id = names::clone(&store, &source, name, size_bytes)?;
     let value = json!({
@@ -60,9 +64,11 @@ pub fn rollback(
 ) -> Result<()> {
     let store = session.store(false)?;
     let value = json!({ "volume": volume.as_str(), "snapshot": snapshot.as_str(), "dry_run": dry_run });
+    check_there(&store, volume, snapshot)?;
     if dry_run {
-        let found = snaps::find(&store, names::lookup(&store, volume)?, snapshot)?;
-        let taken = crate::catalog::identity::utc_text(found.created_s);
+        let there = look(&store, volume)?.snapshots()?;
+        let taken_s = there.iter().find(|listed| listed.name == *snapshot).map(|listed| listed.created_s);
+        let taken = crate::catalog::identity::utc_text(taken_s.unwrap_or_default());
         return session.output.show(&value, || {
             format!(
                 "volume '{volume}' would be what it was on {taken}: what was written since would be lost, \

@@ -1,5 +1,7 @@
 //! `init`, `create`, `rm`, `rename`, `resize`.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::args::{NewSize, Target};
@@ -17,6 +19,24 @@ use crate::volume::{OpenOptions, Volume};
 /// How a volume is opened for a change.
 pub fn writable(store: &Store) -> OpenOptions {
     OpenOptions { log_limit_bytes: store.log_limit_bytes, ..OpenOptions::default() }
+}
+
+/// A volume as it is now, without its lease: what can be seen to be
+/// impossible is refused before anything is touched.
+pub fn look(store: &Store, name: &VolumeName) -> Result<Arc<Volume>> {
+    Volume::open(store, name, &OpenOptions { force_share: true, ..OpenOptions::read_only() })
+}
+
+/// Error: `NotFound`, if there is no such snapshot, not even one that is
+/// taken and waits to be published.
+pub fn check_there(store: &Store, volume: &VolumeName, name: &SnapshotName) -> Result<()> {
+    match snapshot::find(store, names::lookup(store, volume)?, name) {
+        Err(error) if error.is(ErrorKind::NotFound) => {
+            let is_pending = look(store, volume)?.snapshots()?.iter().any(|listed| listed.name == *name);
+            if is_pending { Ok(()) } else { Err(error) }
+        }
+        found => found.map(drop),
+    }
 }
 
 pub fn init(session: &Session, block_bytes: Option<u64>) -> Result<()> {
@@ -43,7 +63,8 @@ pub fn rename(session: &Session, from: &VolumeName, to: &VolumeName) -> Result<(
 
 pub fn resize(session: &Session, name: &VolumeName, to: NewSize, shrink: bool, dry_run: bool) -> Result<()> {
     let store = session.store(false)?;
-    let before_bytes = head::latest(&store, names::lookup(&store, name)?)?.size_bytes;
+    let now = look(&store, name)?;
+    let before_bytes = now.size_bytes();
     let wanted = match to {
         NewSize::To(bytes) => Some(bytes),
         NewSize::Add(more) => before_bytes.checked_add(more),
@@ -58,6 +79,7 @@ pub fn resize(session: &Session, name: &VolumeName, to: NewSize, shrink: bool, d
     if dry_run {
         return session.output.show(&value, || resize_text(name, before_bytes, size_bytes));
     }
+    now.check_size(size_bytes, shrink)?;
     let volume = Volume::open(&store, name, &writable(&store)).map_err(busy)?;
     let resized = volume.resize(size_bytes, shrink);
     let closed = volume.close();
@@ -110,9 +132,8 @@ fn rm_snapshot(store: &Store, volume: &VolumeName, name: &SnapshotName, dry_run:
         Ok(found) => clones_of(store, |parent| parent.snapshot_id == found.id)?,
         Err(_) => Vec::new(),
     };
-    if dry_run {
-        found?;
-    } else {
+    check_there(store, volume, name)?;
+    if !dry_run {
         let busy = |error| explain(error, volume, &Wanted::RemoveSnapshot(name));
         let open = Volume::open(store, volume, &writable(store)).map_err(busy)?;
         let removed = open.remove_snapshot(name);

@@ -1,5 +1,6 @@
 //! Growing and shrinking.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::pieces::{Piece, Source};
@@ -64,6 +65,20 @@ impl Volume {
     pub fn resize(self: &Arc<Self>, size_bytes: u64, shrink: bool) -> Result<()> {
         let _maintaining = self.maintaining.lock();
         self.check_writable()?;
+        self.check_size(size_bytes, shrink)?;
+        match size_bytes.cmp(&self.size_bytes()) {
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => self.grow(size_bytes),
+            Ordering::Less => {
+                let claimed = epoch::claim(&self.store, self.id, &self.name)?;
+                self.cut(claimed, None, Some(size_bytes))
+            }
+        }
+    }
+
+    /// Whether the volume, however it is open, can be made this large.
+    /// Errors: as of `resize`.
+    pub fn check_size(&self, size_bytes: u64, shrink: bool) -> Result<()> {
         let old_bytes = self.size_bytes();
         if size_bytes > VOLUME_BYTES_MAX {
             return Err(Error::sentence(
@@ -71,13 +86,7 @@ impl Volume {
                 format!("{size_bytes} bytes are more than a volume can have ({VOLUME_BYTES_MAX})"),
             ));
         }
-        if size_bytes == old_bytes {
-            return Ok(());
-        }
-        if size_bytes > old_bytes {
-            return self.grow(size_bytes);
-        }
-        if !shrink {
+        if size_bytes < old_bytes && !shrink {
             return Err(Error::sentence(
                 ErrorKind::Invalid,
                 format!(
@@ -87,8 +96,7 @@ impl Volume {
                 ),
             ));
         }
-        let claimed = epoch::claim(&self.store, self.id, &self.name)?;
-        self.cut(claimed, None, Some(size_bytes))
+        Ok(())
     }
 
     fn grow(self: &Arc<Self>, size_bytes: u64) -> Result<()> {

@@ -69,7 +69,8 @@ impl Volume {
         self.cut(epoch, Some(taken), None)
     }
 
-    fn check_free(&self, name: &SnapshotName) -> Result<()> {
+    /// Error: `Exists`.
+    pub fn check_free(&self, name: &SnapshotName) -> Result<()> {
         if self.snapshots()?.iter().any(|listed| listed.name == *name) {
             return Err(Error::sentence(
                 ErrorKind::Exists,
