@@ -162,6 +162,12 @@ pub fn all(store: &Store, volume: Id) -> Result<Vec<Head>> {
     Ok(heads)
 }
 
+/// The numbers of the heads that are there, lowest first.
+pub fn numbers(store: &Store, volume: Id) -> Result<Vec<u64>> {
+    let name = name_of(volume);
+    family(store, volume, &name).numbers()
+}
+
 /// Makes `head` the one that counts. Error: `Fenced` when its number, or a
 /// higher one, is taken: another writer has taken over. After `Unknown` the
 /// volume must not be written to: the head may appear later.

@@ -29,6 +29,11 @@ pub const LOG_LIMIT_BYTES: u64 = 256 << 20;
 /// A head that vanishes while its log is read is read again this often.
 const STALE_RETRIES: u32 = 10;
 
+/// What looks like damage to a reader is read again this often before it is
+/// believed: somebody may be writing it.
+const TORN_RETRIES: u32 = 5;
+const TORN_PAUSE: Duration = Duration::from_millis(2);
+
 /// How a volume is opened.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
@@ -73,7 +78,7 @@ impl Volume {
             Mode::Writable => Volume::open_writable(store, name.as_str(), id, options),
             _ => {
                 let shared = share(store, name.as_str(), id, options)?;
-                let loaded = load(store, id)?;
+                let loaded = load_for_reading(store, name.as_str(), id)?;
                 Ok(Volume::assemble(store, name.as_str(), loaded, options, None, shared))
             }
         }
@@ -195,26 +200,71 @@ fn recover(store: &Store, name: &str, id: Id, options: &OpenOptions, clean: bool
     }
 }
 
-/// Loads and syncs all of a volume after an unclean end. The last head may be
-/// one that its holder did not live to verify, and then gc may have taken its
-/// pages; the head before it and that one's log are there until then, and say
-/// the same.
+/// Loads and syncs all of a volume after an unclean end.
 fn load_whole(store: &Store, name: &str, id: Id) -> Result<Loaded> {
-    let whole = |loaded: Loaded| -> Result<Loaded> {
-        if !fault::on(fault::Planted::ReplayNotSynced) {
-            sync_all(store, name, &loaded)?;
+    let whole = |loaded: &Loaded| match fault::on(fault::Planted::ReplayNotSynced) {
+        true => Ok(()),
+        false => sync_all(store, name, loaded),
+    };
+    match load(store, id).and_then(|loaded| whole(&loaded).map(|()| loaded)) {
+        Err(error) if error.is(ErrorKind::Corrupt) => load_before(store, name, id, error, &whole),
+        other => other,
+    }
+}
+
+/// Loads a volume without the right to change it, while another process may
+/// be doing that: it may make what is read here look torn, or take it away.
+fn load_for_reading(store: &Store, name: &str, id: Id) -> Result<Loaded> {
+    let mut retries = 0;
+    let error = loop {
+        let loaded = load(store, id).and_then(|loaded| check_doubted(store, &loaded).map(|()| loaded));
+        let error = match loaded {
+            Err(error) if error.is(ErrorKind::Corrupt) || error.is(ErrorKind::NotFound) => error,
+            other => return other,
+        };
+        if retries == TORN_RETRIES {
+            break error;
         }
-        Ok(loaded)
+        ::log::debug!("volume '{name}' is read again: {}", error.full());
+        retries += 1;
+        clock::sleep(TORN_PAUSE);
     };
-    let error = match load(store, id).and_then(whole) {
-        Err(error) if error.is(ErrorKind::Corrupt) => error,
-        other => return other,
-    };
+    match error.kind() {
+        ErrorKind::Corrupt => load_before(store, name, id, error, &check_pages),
+        _ => Err(error),
+    }
+}
+
+/// A head that still has one before it may be one that nobody verified: then
+/// all its pages are looked at.
+fn check_doubted(store: &Store, loaded: &Loaded) -> Result<()> {
+    match head::numbers(store, loaded.state.head.volume)?.len() {
+        0 | 1 => Ok(()),
+        _ => check_pages(loaded),
+    }
+}
+
+fn check_pages(loaded: &Loaded) -> Result<()> {
+    let map = &loaded.state.map;
+    map.scan(0, map.block_count(), &mut |_, _, _| Ok(()))
+}
+
+/// The last head may be one that its holder did not live to verify, and then
+/// gc may have taken its pages; the head before it and that one's log are
+/// there until then, and say the same. `error` says what is wrong with the
+/// last one, `check` what must be right.
+fn load_before(
+    store: &Store,
+    name: &str,
+    id: Id,
+    error: Error,
+    check: &dyn Fn(&Loaded) -> Result<()>,
+) -> Result<Loaded> {
     let mut heads = head::all(store, id)?;
     let Some(last) = heads.pop() else { return Err(error) };
     while let Some(before) = heads.pop() {
         let number = before.number;
-        let loaded = load_from(store, id, before).and_then(whole);
+        let loaded = load_from(store, id, before).and_then(|loaded| check(&loaded).map(|()| loaded));
         if let Ok(mut loaded) = loaded {
             // Nothing older than what the last head says may come back.
             if loaded.replayed.tail >= last.log.tail {
@@ -397,7 +447,7 @@ pub fn find_snapshot(
             Err(error) if error.is(ErrorKind::NotFound) => error,
             found => return found,
         };
-        if !is_pending(store, id, which)? {
+        if !is_pending(store, name, id, which)? {
             // Published between the two looks, or not there at all.
             return snapshot::find(store, id, which).map_err(|_| missing);
         }
@@ -420,8 +470,8 @@ pub fn find_snapshot(
     }
 }
 
-fn is_pending(store: &Store, id: Id, which: &SnapshotName) -> Result<bool> {
-    let loaded = load(store, id)?;
+fn is_pending(store: &Store, name: &VolumeName, id: Id, which: &SnapshotName) -> Result<bool> {
+    let loaded = load_for_reading(store, name.as_str(), id)?;
     let pending = |g: &Generation| g.cut.as_ref().is_some_and(|cut| cut.snapshot.name == *which);
     Ok(loaded.state.generations.iter().any(pending))
 }

@@ -13,6 +13,7 @@ use crate::catalog::{clone, snapshot as snapshots, volume as names};
 use crate::log::LogOptions;
 use crate::name::{SnapshotName, VolumeName};
 
+mod reading;
 mod rollback;
 
 const BLOCK: u64 = 16 << 10;
