@@ -12,6 +12,7 @@ use archipelago::backend::dir::{Dir, DirOptions};
 use archipelago::backend::faulty::Faulty;
 use archipelago::backend::memory::{Memory, CAPABILITIES};
 use archipelago::backend::recording::Recording;
+use archipelago::backend::remembering::Remembering;
 use archipelago::backend::{Backend, Capabilities};
 
 /// Beside the build's output, which is on a disk: a temporary directory may
@@ -50,6 +51,11 @@ fn faulty_without_a_fault() {
 #[test]
 fn recording() {
     conformance::run(|| Arc::new(Recording::new(Arc::new(Memory::new()))));
+}
+
+#[test]
+fn remembering() {
+    conformance::run(|| Arc::new(Remembering::new(Arc::new(Memory::new()))));
 }
 
 #[test]

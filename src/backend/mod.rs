@@ -40,6 +40,7 @@ mod dir_sync;
 pub mod dir_sys;
 pub mod memory;
 pub mod order;
+pub mod remembering;
 #[cfg(feature = "testkit")]
 pub mod conformance;
 #[cfg(feature = "testkit")]

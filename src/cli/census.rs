@@ -73,6 +73,9 @@ pub struct Census {
 
 /// Looks at the whole store. `sizes` false: only at names, heads and leases.
 pub fn take(store: &Store, output: &Output, sizes: bool) -> Result<Census> {
+    // Most pages are part of several maps, and are walked again for what is
+    // reclaimable.
+    let store = &store.remembering_pages();
     let volumes = names::list(store)?;
     let snapshots = snapshot::list_all(store)?;
     let mut progress = output.begin("reading maps", 0, Unit::Things);
@@ -118,8 +121,8 @@ pub fn take(store: &Store, output: &Output, sizes: bool) -> Result<Census> {
     if sizes {
         census.weigh(store)?;
         census.add_up();
-        census.reclaimable_bytes = match usage::run(store, &mut |_| {}) {
-            Ok(usage) => Some(usage.reclaimable.bytes),
+        census.reclaimable_bytes = match usage::reclaimable(store, &mut |_| {}) {
+            Ok(reclaimable) => Some(reclaimable.bytes),
             Err(error) => {
                 log::debug!("what is reclaimable cannot be told: {}", error.full());
                 None
@@ -226,4 +229,54 @@ pub fn map_of(store: &Store, snapshot: &Snapshot) -> Map {
     let granules = (snapshot.block_bytes / GRANULE_BYTES) as u32;
     let count = snapshot.size_bytes.div_ceil(snapshot.block_bytes);
     Map::new(store.clone(), snapshot.root, granules, count)
+}
+
+#[cfg(test)]
+mod tests {
+    //! What can go wrong: `ls` reads the map of each volume and snapshot, and
+    //! then all of them again to tell what is reclaimable; on a store with
+    //! many snapshots most of that is the same pages over and over.
+
+    use std::collections::HashSet;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backend::faulty::{Fault, Faulty, Method, Rule};
+    use crate::backend::memory::Memory;
+    use crate::backend::BackendExt;
+    use crate::maintain::gc::{self, GcOptions};
+    use crate::name::{prefix, SnapshotName};
+
+    const BLOCK: u64 = 16 << 10;
+
+    #[test]
+    fn each_map_page_is_read_once() {
+        let faulty = Faulty::new(Arc::new(Memory::new()));
+        let store = Store::init("test", Arc::new(faulty.clone()), BLOCK).unwrap();
+        let name = VolumeName::new("v").unwrap();
+        names::create(&store, &name, 3000 * BLOCK, BLOCK).unwrap();
+        let volume = Volume::open(&store, &name, &OpenOptions::default()).unwrap();
+        for taken in 0..4 {
+            for block in [0, 1, 1500, 2500 + taken] {
+                volume.write_at(block * BLOCK, &[1; BLOCK as usize]).unwrap();
+            }
+            volume.snapshot(&SnapshotName::new(&format!("s{taken}")).unwrap()).unwrap();
+        }
+        volume.publish_all().unwrap();
+        volume.close().unwrap();
+        let source = snapshot::list_all(&store).unwrap().swap_remove(1);
+        names::clone(&store, &source, &VolumeName::new("copy").unwrap(), None).unwrap();
+        for _ in 0..2 {
+            gc::run(&store, &GcOptions::default(), &mut |_| {}).unwrap();
+        }
+        let pages: HashSet<_> = store.control().list_all(prefix::PAGES).unwrap().into_iter().collect();
+        let reads = Rule::new(Fault::Delay(Duration::ZERO)).on(Method::Read).named("map/");
+        faulty.inject(reads.times(u64::MAX));
+        let output = Output { json: true, progress: false };
+        let census = take(&store, &output, true).unwrap();
+        assert_eq!((census.volumes.len(), census.snapshots.len()), (2, 4));
+        assert!(census.reclaimable_bytes.is_some());
+        assert_eq!(faulty.struck(), pages.len() as u64, "reads of {} pages", pages.len());
+    }
 }

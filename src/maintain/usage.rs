@@ -61,12 +61,8 @@ impl Usage {
 /// Counts. Errors: `Corrupt`, naming the object, if a map or a log cannot be
 /// read.
 pub fn run(store: &Store, progress: &mut dyn FnMut(Progress)) -> Result<Usage> {
-    let candidates = Candidates::list(store)?;
-    let first = maintenance::generation(store)? + 1;
-    let mut marker = Marker::new(store, Some(first));
-    marker.scanner.know(candidates.volumes.iter().copied());
-    let mut refuse = |failure: Failure| Err(in_usage(failure));
-    marker.mark(&mut refuse, progress)?;
+    let store = &store.remembering_pages();
+    let (candidates, marker) = mark(store, progress)?;
     let roots = &marker.scanner.roots;
     let mut counting = Counting::default();
     let mut items = Vec::new();
@@ -108,10 +104,33 @@ pub fn run(store: &Store, progress: &mut dyn FnMut(Progress)) -> Result<Usage> {
             |item: &Item| (item.volume_name.clone(), item.volume, item.snapshot.is_some(), item.created_s);
         key(a).cmp(&key(b)).then_with(|| a.snapshot.cmp(&b.snapshot))
     });
-    for name in candidates.garbage(&marker.marked, roots) {
-        usage.reclaimable.add(bytes_of(store, &name)?);
-    }
+    usage.reclaimable = garbage_bytes(store, &candidates, &marker)?;
     Ok(usage)
+}
+
+/// What gc would delete, without counting who uses how much. Errors: as of
+/// `run`.
+pub fn reclaimable(store: &Store, progress: &mut dyn FnMut(Progress)) -> Result<Count> {
+    let (candidates, marker) = mark(store, progress)?;
+    garbage_bytes(store, &candidates, &marker)
+}
+
+fn mark<'a>(store: &'a Store, progress: &mut dyn FnMut(Progress)) -> Result<(Candidates, Marker<'a>)> {
+    let candidates = Candidates::list(store)?;
+    let first = maintenance::generation(store)? + 1;
+    let mut marker = Marker::new(store, Some(first));
+    marker.scanner.know(candidates.volumes.iter().copied());
+    let mut refuse = |failure: Failure| Err(in_usage(failure));
+    marker.mark(&mut refuse, progress)?;
+    Ok((candidates, marker))
+}
+
+fn garbage_bytes(store: &Store, candidates: &Candidates, marker: &Marker<'_>) -> Result<Count> {
+    let mut count = Count::default();
+    for name in candidates.garbage(&marker.marked, &marker.scanner.roots) {
+        count.add(bytes_of(store, &name)?);
+    }
+    Ok(count)
 }
 
 fn item_of(

@@ -6,6 +6,7 @@ pub mod open;
 
 use std::sync::Arc;
 
+use crate::backend::remembering::Remembering;
 use crate::backend::{Backend, BackendExt};
 use crate::clock;
 use crate::codec::{self, Kind, Writer};
@@ -78,6 +79,13 @@ impl Store {
     fn of(name: &str, id: Id, block_bytes_default: u64, backend: Arc<dyn Backend>) -> Store {
         let log_limit_bytes = LOG_LIMIT_BYTES_DEFAULT;
         Store { name: name.to_owned(), id, block_bytes_default, log_limit_bytes, origin: None, backend }
+    }
+
+    /// The same store, read through something that reads each map page once:
+    /// for whoever walks the maps of all volumes.
+    #[must_use]
+    pub fn remembering_pages(&self) -> Store {
+        Store { backend: Arc::new(Remembering::new(Arc::clone(&self.backend))), ..self.clone() }
     }
 
     /// "'main' (dir:/srv/vms, from /etc/archipelago/archipelago.toml)".
