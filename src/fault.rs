@@ -51,6 +51,8 @@ pub enum Planted {
     SealIgnored,
     /// 15: a piece of a part of a granule drops the rest of it.
     SettleZeroesRest,
+    /// 2: the content of a new own block is made durable, its name is not.
+    NameNotSynced,
 }
 
 impl Planted {
@@ -77,6 +79,7 @@ impl Planted {
         Planted::ReadNotPinned,
         Planted::SealIgnored,
         Planted::SettleZeroesRest,
+        Planted::NameNotSynced,
     ];
 }
 

@@ -12,7 +12,7 @@
 //! For each label `dir` runs once more with exactly that sync left out, and
 //! the same check must find something.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod dir_model;
 
@@ -24,7 +24,7 @@ use archipelago::backend::dir_sys::{FileSystem, Files, SyncSite};
 use archipelago::backend::{Backend, BackendExt};
 use archipelago::name::{prefix, Id, ObjectName, SnapshotName, VolumeName};
 use archipelago::ErrorKind;
-use dir_model::{Model, State};
+use dir_model::{Fail, Model, State};
 
 /// Small, because every state is compared.
 const BLOCK_BYTES: u64 = 600;
@@ -96,6 +96,12 @@ impl Run {
         names.iter().for_each(|name| self.promise(name));
     }
 
+    /// Of objects whose names are durable: no less than a sync of all.
+    fn sync_content(&mut self, names: &[ObjectName]) {
+        self.dir.sync_content(names).unwrap();
+        names.iter().for_each(|name| self.promise(name));
+    }
+
     fn delete(&mut self, name: &ObjectName) {
         self.withdraw(name);
         self.dir.delete(name).unwrap();
@@ -158,6 +164,33 @@ fn scenario(run: &mut Run) {
     run.sync(&[block(50)]);
     run.sync(&[segment, block(50)]);
     run.create(&ObjectName::Head { volume, number: 2 }, b"the new holder");
+    contents(run);
+}
+
+/// The names are durable since somebody else's sync, the content is not, be
+/// it ours or what he wrote last.
+fn contents(run: &mut Run) {
+    let names = [block(0), block(1), block(10)];
+    names.iter().for_each(|name| run.withdraw(name));
+    names.iter().for_each(|name| run.write(name, 0x44));
+    run.dir = open(&run.model).unwrap();
+    run.write(&names[1], 0x55);
+    run.sync_content(&names[..1]);
+    run.sync_content(&names);
+    names.iter().for_each(|name| run.write(name, 0x66));
+    run.sync_content(&names);
+    run.sync_content(&names);
+    // A new object has no name after this, and must get it from the next.
+    run.dir.create_sparse(&block(60), BLOCK_BYTES).unwrap();
+    run.write(&block(60), 0x11);
+    run.dir.sync_content(&[block(60)]).unwrap();
+    run.sync(&[block(60)]);
+    // Not even if another process has made it.
+    run.dir.create_sparse(&block(61), BLOCK_BYTES).unwrap();
+    run.dir = open(&run.model).unwrap();
+    run.write(&block(61), 0x11);
+    run.dir.sync_content(&[block(61)]).unwrap();
+    run.sync(&[block(61)]);
 }
 
 /// What is wrong after a crash in `state`, if anything.
@@ -198,6 +231,8 @@ fn check(
 /// Crashes after every call. Returns the number of states and what is wrong.
 fn explore(file_system: FileSystem, suppressed: Option<SyncSite>) -> (usize, Option<String>) {
     let mut run = Run::new(file_system, suppressed);
+    // Slow enough for helpers.
+    run.model.slow_down(500);
     scenario(&mut run);
     let mut states = 0;
     for (step, state) in run.model.history().into_iter().enumerate() {
@@ -226,6 +261,66 @@ fn every_sync_is_needed() {
     for site in SyncSite::ALL {
         let found = [EXT4, NFS].map(|file_system| explore(file_system, Some(site)).1);
         assert!(found.iter().any(Option::is_some), "nothing is wrong without {site:?}");
+    }
+}
+
+/// What the first sync of an own block after an open costs: its file, and
+/// nothing for a name that a record has proved durable.
+#[test]
+fn a_sync_of_content_asks_the_file_and_no_directory() {
+    for file_system in [EXT4, NFS] {
+        let mut run = Run::new(file_system, None);
+        run.dir.create_sparse(&block(1), BLOCK_BYTES).unwrap();
+        run.sync(&[block(1)]);
+        run.dir = open(&run.model).unwrap();
+        run.model.fail_next("fsync", Fail::Before(libc::EIO));
+        run.dir.sync_content(&[block(1)]).unwrap();
+        assert!(run.dir.sync(&[block(1)]).is_err(), "the name is not known to be durable");
+        // Even though nothing was written: it may be in the cache of the host.
+        run.dir = open(&run.model).unwrap();
+        run.model.fail_next("fdatasync", Fail::Before(libc::EIO));
+        assert!(run.dir.sync_content(&[block(1)]).is_err());
+        assert!(run.dir.sync_content(&[block(1)]).is_err(), "forgotten");
+        assert!(run.dir.sync(&[block(1)]).is_err(), "forgotten");
+    }
+}
+
+/// Threads that help to sync could lose an object between them, or one's
+/// error.
+#[test]
+fn slow_syncs_run_side_by_side() {
+    let names: Vec<ObjectName> = (0..12).map(block).collect();
+    for failing in [None, Some(0), Some(1), Some(11)] {
+        let mut run = Run::new(NFS, None);
+        run.dir = Dir::open_on(Arc::clone(&run.model) as Arc<dyn Files>, Path::new("/m"), Default::default())
+            .unwrap();
+        names.iter().for_each(|name| run.dir.create_sparse(name, BLOCK_BYTES).unwrap());
+        run.dir.sync(&names).unwrap();
+        names.iter().for_each(|name| run.write(name, 0x77));
+        run.model.slow_down(5000);
+        match failing {
+            None => run.sync(&names),
+            Some(nth) => {
+                run.model.fail_after(nth, "fdatasync", Fail::Before(libc::EIO));
+                assert!(run.dir.sync(&names).is_err(), "sync {nth} failed");
+                let failed = names.iter().filter(|name| run.dir.sync(&[(*name).clone()]).is_err());
+                assert_eq!(failed.count(), 1, "sync {nth} failed");
+            }
+        }
+        if failing != Some(0) {
+            assert!(run.model.fdatasyncs_max() > 1, "one after the other");
+        }
+        let mut states = run.model.state().crashes();
+        let Some(Some(state)) = (!states.is_empty()).then(|| states.swap_remove(0)) else { panic!() };
+        let after = open(&Model::from_state(state, NFS, None)).unwrap();
+        let lost = names.iter().filter(|name| {
+            after.read_all(name, 1 << 20).unwrap()[7..507] != [0x77; 500]
+        });
+        assert_eq!(lost.count(), usize::from(failing.is_some()), "sync {failing:?} failed");
+        // A file that cannot even be opened leaves no mark that would tell.
+        let dir = Dir::open_on(Arc::clone(&run.model) as Arc<dyn Files>, Path::new("/m"), Default::default());
+        run.model.fail_after(5, "open", Fail::Before(libc::EIO));
+        assert!(dir.unwrap().sync(&names).is_err());
     }
 }
 

@@ -33,6 +33,7 @@ pub const CHECKS: &[Check] = &[
     ("punched ranges are zeroes", punched_ranges_are_zeroes),
     ("concurrent writers do not disturb each other", concurrent_writers_do_not_disturb_each_other),
     ("sync takes any number of names", sync_takes_any_number_of_names),
+    ("sync of content takes any number of names", sync_of_content_takes_any_number_of_names),
     ("deleted objects are gone", deleted_objects_are_gone),
     ("copies are whole and apart", copies_are_whole_and_apart),
     ("lists are complete, ordered and paged", lists_are_complete_ordered_and_paged),
@@ -323,6 +324,27 @@ fn sync_takes_any_number_of_names(open: Open<'_>) {
     store.sync(&[block(1), block(1)]).unwrap();
     names.push(block(1000));
     assert_kind(store.sync(&names), ErrorKind::NotFound);
+}
+
+/// Its meaning shows in a crash: see the model of a file system for `dir`.
+fn sync_of_content_takes_any_number_of_names(open: Open<'_>) {
+    let store = open();
+    store.sync_content(&[]).unwrap();
+    let mut names = Vec::new();
+    for index in 0..12 {
+        store.create(&block(index), &pattern(index, 4096)).unwrap();
+        names.push(block(index));
+        if store.capabilities().overwrite_in_place {
+            store.write_at(&block(index), 1, b"changed").unwrap();
+        }
+        store.sync_content(&names).unwrap();
+    }
+    store.sync_content(&[block(1), block(1)]).unwrap();
+    store.sync(&names).unwrap();
+    store.sync_content(&names).unwrap();
+    assert_eq!(&content(&*store, &block(3))[8..16], &pattern(3, 4096)[8..16]);
+    names.push(block(1000));
+    assert_kind(store.sync_content(&names), ErrorKind::NotFound);
 }
 
 fn deleted_objects_are_gone(open: Open<'_>) {

@@ -293,6 +293,10 @@ impl Backend for Dir {
         self.0.syncer.sync(names)
     }
 
+    fn sync_content(&self, names: &[ObjectName]) -> Result<()> {
+        self.0.syncer.sync_content(names)
+    }
+
     fn delete(&self, name: &ObjectName) -> Result<()> {
         let place = dir_layout::place(name);
         self.0.files.unlink(&place.path()).map_err(|e| Error::from_io("delete", e).on(name))?;

@@ -38,16 +38,26 @@ struct MarkState {
     written: u64,
     /// The value of `written` that is known to be durable.
     synced: u64,
-    /// We made this object or have synced it once, so that nothing older can
+    /// We made this object or have synced its content once, so that nothing older can
     /// be waiting in the page cache either.
     known: bool,
-    /// Its name may not be durable.
-    name_unsynced: bool,
+    name: NameState,
     /// Closed with unsynced writes: only a `syncfs` reports their errors.
     needs_syncfs: bool,
     /// A sync failed. The kernel reports that once and forgets the data, so
     /// it is we who must remember.
     failed: Option<Error>,
+}
+
+/// Whether an object's name is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum NameState {
+    /// Somebody else made it; to be made durable by who wants to rely on it.
+    #[default]
+    Unknown,
+    /// We made it.
+    Unsynced,
+    Durable,
 }
 
 /// What a sync is to cover.
@@ -69,20 +79,29 @@ impl Mark {
     pub fn made(&self) {
         let mut state = self.0.lock();
         state.written += 1;
-        state.name_unsynced = true;
+        state.name = NameState::Unsynced;
         state.known = true;
     }
 
     /// What a sync that begins now has to do; `None` if nothing.
     pub fn to_sync(&self) -> Result<Option<Covered>> {
+        self.to_sync_with(true)
+    }
+
+    /// As `to_sync`, for an object whose name is durable as the caller knows.
+    pub fn to_sync_content(&self) -> Result<Option<Covered>> {
+        self.to_sync_with(false)
+    }
+
+    fn to_sync_with(&self, with_name: bool) -> Result<Option<Covered>> {
         let state = self.0.lock();
         if let Some(failed) = &state.failed {
             return Err(failed.duplicate());
         }
-        if state.known && state.written == state.synced && !state.name_unsynced {
+        let name = with_name && state.name != NameState::Durable;
+        if state.known && state.written == state.synced && !name {
             return Ok(None);
         }
-        let name = state.name_unsynced || !state.known;
         Ok(Some(Covered { written: state.written, name, needs_syncfs: state.needs_syncfs }))
     }
 
@@ -90,7 +109,9 @@ impl Mark {
         let mut state = self.0.lock();
         state.synced = state.synced.max(covered.written);
         state.known = true;
-        state.name_unsynced = false;
+        if covered.name {
+            state.name = NameState::Durable;
+        }
         if state.synced == state.written {
             state.needs_syncfs = false;
         }
@@ -117,7 +138,8 @@ impl Mark {
     /// Forgetting it would lose nothing but a little work.
     fn is_forgettable(&self) -> bool {
         let state = self.0.lock();
-        state.written == state.synced && !state.name_unsynced && state.failed.is_none()
+        let name_unsynced = state.name == NameState::Unsynced;
+        state.written == state.synced && !name_unsynced && state.failed.is_none()
     }
 }
 

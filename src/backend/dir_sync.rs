@@ -1,10 +1,14 @@
-//! How `dir` makes things durable: few objects one by one, many with one
+//! How `dir` makes things durable: few objects each by itself, many with one
 //! `syncfs` where that is sound (it was measured to be ten times quicker for
-//! sixty files). Syncs that wait for each other share one.
+//! sixty files; for four it takes as long as they do, and far longer when
+//! others write to the same file system). Syncs that wait for each other share
+//! one `syncfs`. Where a sync is slow, several run side by side.
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -12,11 +16,19 @@ use super::dir_files::{sync_error, Access, Covered, Mark, OpenFiles};
 use super::dir_layout::{self, Place};
 use super::dir_made::MadeDirectories;
 use super::dir_sys::{Files, Handle, SyncSite};
+use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
+use crate::thread;
 
-/// Objects that are synced one by one.
+/// Objects that are synced each by itself where `syncfs` would do.
 const SINGLE_SYNCS_MAX: usize = 4;
+
+/// Where one takes this long, threads for the others are worth their start.
+const SLOW_SYNC: Duration = Duration::from_micros(300);
+
+/// Objects synced at a time, each on a thread of its own.
+const SIDE_BY_SIDE_MAX: usize = 8;
 
 #[derive(Debug)]
 pub struct Syncer {
@@ -39,8 +51,9 @@ struct Whole {
     failed: Option<(u64, Error)>,
 }
 
-struct Target<'a> {
-    name: &'a ObjectName,
+#[derive(Clone)]
+struct Target {
+    name: ObjectName,
     mark: Arc<Mark>,
     covered: Covered,
 }
@@ -57,6 +70,19 @@ impl Syncer {
 
     /// The contract of `Backend::sync`.
     pub fn sync(&self, names: &[ObjectName]) -> Result<()> {
+        self.sync_with(names, Mark::to_sync)
+    }
+
+    /// The contract of `Backend::sync_content`: no directory is asked.
+    pub fn sync_content(&self, names: &[ObjectName]) -> Result<()> {
+        self.sync_with(names, Mark::to_sync_content)
+    }
+
+    fn sync_with(
+        &self,
+        names: &[ObjectName],
+        to_sync: impl Fn(&Mark) -> Result<Option<Covered>>,
+    ) -> Result<()> {
         let mut targets = Vec::new();
         for name in names {
             let mark = match self.open.known_mark(name) {
@@ -67,8 +93,8 @@ impl Syncer {
                     self.open.mark(name)
                 }
             };
-            if let Some(covered) = mark.to_sync()? {
-                targets.push(Target { name, mark, covered });
+            if let Some(covered) = to_sync(&mark)? {
+                targets.push(Target { name: name.clone(), mark, covered });
             }
         }
         let whole = self.files.file_system().syncfs
@@ -85,19 +111,10 @@ impl Syncer {
         targets.iter().try_for_each(|target| target.mark.to_sync().map(|_| ()))
     }
 
-    fn sync_each(&self, targets: &[Target<'_>]) -> Result<()> {
-        for Target { name, mark, .. } in targets {
-            let file = self.open.get("sync", name, Access::Write)?;
-            // Closed with unsynced writes since we looked, and opened anew:
-            // from here on it stays open.
-            if mark.to_sync()?.is_some_and(|covered| covered.needs_syncfs) {
-                return self.sync_whole();
-            }
-            self.files.fdatasync(&file.handle, SyncSite::SyncData).map_err(|source| {
-                let error = sync_error(name, source);
-                mark.fail(&error);
-                error
-            })?;
+    fn sync_each(&self, targets: &[Target]) -> Result<()> {
+        let each = Each::new(&self.files, &self.open, targets);
+        if !each.run()? {
+            return self.sync_whole();
         }
         let mut done = BTreeSet::new();
         for Target { name, mark, .. } in targets.iter().filter(|target| target.covered.name) {
@@ -180,5 +197,82 @@ impl Syncer {
         }
         self.changed.notify_all();
         result
+    }
+}
+
+/// The content of some objects, synced by the threads that call `work_once`.
+struct Each {
+    files: Arc<dyn Files>,
+    open: Arc<OpenFiles>,
+    targets: Vec<Target>,
+    next: AtomicUsize,
+    needs_syncfs: AtomicBool,
+    failed: Mutex<Option<Error>>,
+}
+
+impl Each {
+    fn new(files: &Arc<dyn Files>, open: &Arc<OpenFiles>, targets: &[Target]) -> Arc<Each> {
+        Arc::new(Each {
+            files: Arc::clone(files),
+            open: Arc::clone(open),
+            targets: targets.to_vec(),
+            next: AtomicUsize::new(0),
+            needs_syncfs: AtomicBool::new(false),
+            failed: Mutex::default(),
+        })
+    }
+
+    /// Syncs all, side by side once one has turned out to be slow. False:
+    /// only a `syncfs` will do.
+    fn run(self: &Arc<Each>) -> Result<bool> {
+        let began = clock::now();
+        let mut helpers = Vec::new();
+        if self.work_once() && clock::now().saturating_duration_since(began) >= SLOW_SYNC {
+            let count = (self.targets.len() - 1).min(SIDE_BY_SIDE_MAX).saturating_sub(1);
+            // One that cannot be started is not missed: this thread does all.
+            helpers.extend((0..count).map_while(|_| {
+                let each = Arc::clone(self);
+                thread::spawn("arch-sync", move || while each.work_once() {}).ok()
+            }));
+        }
+        while self.work_once() {}
+        for helper in helpers {
+            if helper.join().is_err() {
+                self.fail(Error::new(ErrorKind::Internal, "sync"));
+            }
+        }
+        match self.failed.lock().take() {
+            Some(error) => Err(error),
+            None => Ok(!self.needs_syncfs.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// Syncs the next target. False: there is none, or one has failed.
+    fn work_once(&self) -> bool {
+        let at = self.next.fetch_add(1, Ordering::SeqCst);
+        let Some(target) = self.targets.get(at) else { return false };
+        if let Err(error) = self.sync_one(target) {
+            self.fail(error);
+        }
+        self.failed.lock().is_none()
+    }
+
+    fn fail(&self, error: Error) {
+        self.failed.lock().get_or_insert(error);
+    }
+
+    fn sync_one(&self, target: &Target) -> Result<()> {
+        let file = self.open.get("sync", &target.name, Access::Write)?;
+        // Closed with unsynced writes since we looked, and opened anew: from
+        // here on it stays open.
+        if target.mark.to_sync()?.is_some_and(|covered| covered.needs_syncfs) {
+            self.needs_syncfs.store(true, Ordering::SeqCst);
+            return Ok(());
+        }
+        self.files.fdatasync(&file.handle, SyncSite::SyncData).map_err(|source| {
+            let error = sync_error(&target.name, source);
+            target.mark.fail(&error);
+            error
+        })
     }
 }

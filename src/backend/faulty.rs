@@ -328,6 +328,15 @@ impl Backend for Faulty {
         })
     }
 
+    /// A sync as any other, to rules and counts.
+    fn sync_content(&self, names: &[ObjectName]) -> Result<()> {
+        let every: Vec<&ObjectName> = names.iter().collect();
+        self.change(Method::Sync, 0, &every, |inner| inner.sync_content(names), || {
+            let names = names.to_vec();
+            Box::new(move |inner| inner.sync_content(&names))
+        })
+    }
+
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.change(Method::Delete, 0, &[name], |inner| inner.delete(name), || {
             let name = name.clone();

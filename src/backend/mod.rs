@@ -120,6 +120,17 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// missing.
     fn sync(&self, names: &[ObjectName]) -> Result<()>;
 
+    /// As `sync`, for objects of which the caller knows that their existence
+    /// is durable: `create` made them, a `sync` of them has returned, or
+    /// something durable that is written only after such a `sync` names them
+    /// (whoever called it). On return everything acknowledged for their
+    /// content survives a crash, whoever wrote it through this backend value;
+    /// of their existence this says nothing, not even to later calls: a new
+    /// object still needs `sync`, and may be gone until then.
+    fn sync_content(&self, names: &[ObjectName]) -> Result<()> {
+        self.sync(names)
+    }
+
     /// Removes an object. Durable whenever the place gets to it: a deleted
     /// object may be back after a crash. Error: `NotFound`.
     fn delete(&self, name: &ObjectName) -> Result<()>;

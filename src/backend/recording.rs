@@ -25,6 +25,8 @@ pub enum Op {
     Write { name: ObjectName, offset_bytes: u64, data: Arc<[u8]> },
     Punch { name: ObjectName, offset_bytes: u64, bytes: u64 },
     Sync { names: Arc<[ObjectName]> },
+    /// It makes no name durable.
+    SyncContent { names: Arc<[ObjectName]> },
     Delete { name: ObjectName },
     /// What the test wanted to remember here, such as "flush 7 returned".
     Mark(u64),
@@ -123,7 +125,7 @@ pub fn apply(store: &Memory, op: &Op) -> Result<()> {
         Op::Write { name, offset_bytes, data } => store.write_at(name, *offset_bytes, data),
         Op::Punch { name, offset_bytes, bytes } => store.punch(name, *offset_bytes, *bytes),
         Op::Delete { name } => store.delete(name),
-        Op::Sync { .. } | Op::Mark(_) => Ok(()),
+        Op::Sync { .. } | Op::SyncContent { .. } | Op::Mark(_) => Ok(()),
     }
 }
 
@@ -210,6 +212,10 @@ impl Backend for Recording {
         self.recorded(Op::Sync { names: names.into() }, |inner| inner.sync(names))
     }
 
+    fn sync_content(&self, names: &[ObjectName]) -> Result<()> {
+        self.recorded(Op::SyncContent { names: names.into() }, |inner| inner.sync_content(names))
+    }
+
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.recorded(Op::Delete { name: name.clone() }, |inner| inner.delete(name))
     }
@@ -254,6 +260,10 @@ impl fmt::Debug for Op {
             }
             Op::Sync { names } => {
                 f.write_str("sync")?;
+                names.iter().try_for_each(|name| write!(f, " {name}"))
+            }
+            Op::SyncContent { names } => {
+                f.write_str("sync content of")?;
                 names.iter().try_for_each(|name| write!(f, " {name}"))
             }
             Op::Delete { name } => write!(f, "delete {name}"),

@@ -89,8 +89,9 @@ impl Segment {
         self.backend.write_at(&self.name, offset_bytes, data)
     }
 
+    /// For a segment that `create` made in this process: its name is durable.
     pub(super) fn sync(&self) -> Result<()> {
-        self.backend.sync(std::slice::from_ref(&self.name))
+        self.backend.sync_content(std::slice::from_ref(&self.name))
     }
 
     /// One that is gone is as good: gc may have been faster, when a reader

@@ -29,6 +29,13 @@ impl State {
         Some(Captured { block, own, settled })
     }
 
+    /// True if all that the block's own object of the live epoch shows, if
+    /// there is one, is in the log or a map: it is durable then, and what is
+    /// written to it in place needs no record.
+    fn is_recorded(&self, block: u64) -> bool {
+        !self.unrecorded.contains_key(&block)
+    }
+
     /// Notes that the log has a record of `captured`.
     fn note_recorded(&mut self, epoch: Id, captured: &Captured) {
         let visible = self.live().deltas.get(&captured.block).cloned();
@@ -41,6 +48,16 @@ impl State {
             unrecorded.durable = Some(durable);
         }
     }
+}
+
+/// Own objects that a flush has to sync.
+#[derive(Default)]
+struct Dirty {
+    /// Those that the log or a map names: a record is written only after a
+    /// sync of the whole object, so their names are durable already.
+    recorded: Vec<ObjectName>,
+    /// Those that may be new.
+    others: Vec<ObjectName>,
 }
 
 /// The record of an own object's state.
@@ -63,35 +80,62 @@ impl Volume {
     /// `flush` for whoever holds `flushing`.
     pub(super) fn flush_locked(self: &Arc<Self>) -> Result<()> {
         self.check_alive()?;
-        let (epoch, names, captured) = self.capture_dirty();
+        let (epoch, dirty, captured) = self.capture_dirty();
         if fault::on(fault::Planted::LogSyncedFirst) {
             self.record_owned(epoch, &captured)?;
             self.sync_log()?;
-            self.sync_blocks(&names)?;
+            self.sync_dirty(dirty)?;
             return Ok(());
         }
         if fault::on(fault::Planted::RecordBeforeContent) {
             self.record_owned(epoch, &captured)?;
-            self.sync_blocks(&names)?;
+            self.sync_dirty(dirty)?;
         } else {
-            self.sync_blocks(&names)?;
+            self.sync_dirty(dirty)?;
             self.record_owned(epoch, &captured)?;
         }
         self.sync_log()?;
         self.lease_confirm()
     }
 
-    fn capture_dirty(&self) -> (Id, Vec<ObjectName>, Vec<Captured>) {
+    fn capture_dirty(&self) -> (Id, Dirty, Vec<Captured>) {
         let mut state = self.state.lock();
         let epoch = state.epoch();
-        let mut dirty = std::mem::take(&mut state.dirty);
-        let blocks: Vec<u64> = state.unrecorded.keys().copied().collect();
-        let captured: Vec<Captured> = blocks.iter().filter_map(|block| state.capture(*block)).collect();
-        dirty.extend(captured.iter().map(|captured| (epoch, captured.block)));
-        let mut names: Vec<(Id, u64)> = dirty.into_iter().collect();
-        names.sort_unstable();
-        let names = names.into_iter().map(|(epoch, index)| ObjectName::Block { epoch, index });
-        (epoch, names.collect(), captured)
+        let mut written = std::mem::take(&mut state.dirty);
+        let captured: Vec<Captured> =
+            state.unrecorded.keys().filter_map(|block| state.capture(*block)).collect();
+        written.extend(captured.iter().map(|captured| (epoch, captured.block)));
+        let mut written: Vec<(Id, u64)> = written.into_iter().collect();
+        written.sort_unstable();
+        let mut dirty = Dirty::default();
+        for (of, index) in written {
+            let name = ObjectName::Block { epoch: of, index };
+            let recorded = of == epoch && state.is_recorded(index);
+            if recorded || fault::on(fault::Planted::NameNotSynced) {
+                dirty.recorded.push(name);
+            } else {
+                dirty.others.push(name);
+            }
+        }
+        (epoch, dirty, captured)
+    }
+
+    /// With one sync: two would be two of a whole store.
+    fn sync_dirty(&self, dirty: Dirty) -> Result<()> {
+        let Dirty { recorded, mut others } = dirty;
+        if others.is_empty() {
+            return self.sync_recorded(&recorded);
+        }
+        others.extend(recorded);
+        self.sync_blocks(&others)
+    }
+
+    /// As `sync_blocks`, for objects whose names are durable.
+    fn sync_recorded(&self, names: &[ObjectName]) -> Result<()> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.store.blocks().sync_content(names).map_err(|error| self.poison(error))
     }
 
     pub(super) fn sync_blocks(&self, names: &[ObjectName]) -> Result<()> {
@@ -137,12 +181,16 @@ impl Volume {
             self.sync_log()?;
             return self.lease_confirm();
         }
-        let recorded = !self.state.lock().unrecorded.contains_key(&begun.block);
+        let recorded = {
+            let state = self.state.lock();
+            // If a cut came in between, a whole flush is certainly enough.
+            begun.epoch == state.epoch() && state.is_recorded(begun.block)
+        };
         if !recorded || self.log.is_dirty() {
             return self.flush();
         }
         self.check_alive()?;
-        self.sync_blocks(&[begun.name()])?;
+        self.sync_recorded(&[begun.name()])?;
         self.lease_confirm()
     }
 }

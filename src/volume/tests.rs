@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use super::*;
 use crate::backend::memory::Memory;
+use crate::backend::recording::{Op, Recording};
 use crate::catalog::{clone, snapshot as snapshots, volume as names};
 use crate::log::LogOptions;
-use crate::name::{SnapshotName, VolumeName};
+use crate::name::{ObjectName, SnapshotName, VolumeName};
 
 mod reading;
 mod rollback;
@@ -242,4 +243,53 @@ fn the_first_write_after_a_clone_is_one_append() {
     let mut data = vec![0; 12288];
     volume.read_at(5 * BLOCK, &mut data).unwrap();
     assert_eq!((data[0], data[4096], data[8191], data[8192]), (1, 3, 3, 1));
+}
+
+/// A flush that takes an old block for a new one syncs a directory for nothing
+/// at each block's first flush after an open; one that takes a new block for
+/// an old one loses it.
+#[test]
+fn a_flush_syncs_the_names_of_new_blocks_only() {
+    let recording = Recording::new(Arc::new(Memory::new()));
+    let store = Store::init("test", Arc::new(recording.clone()), BLOCK).unwrap();
+    names::create(&store, &name("v"), 8 * BLOCK, BLOCK).unwrap();
+    // The blocks of which the name was synced, and those whose content alone.
+    let synced = |work: &dyn Fn()| {
+        recording.clear();
+        work();
+        let (mut whole, mut content) = (Vec::new(), Vec::new());
+        for entry in recording.ops() {
+            let (names, list) = match entry.op {
+                Op::Sync { names } => (names, &mut whole),
+                Op::SyncContent { names } => (names, &mut content),
+                _ => continue,
+            };
+            list.extend(names.iter().filter_map(|name| match name {
+                ObjectName::Block { index, .. } => Some(*index),
+                _ => None,
+            }));
+        }
+        (whole, content)
+    };
+    let write = |volume: &Arc<Volume>, block: u64| volume.write_at(block * BLOCK, &[7; 4096]).unwrap();
+    let volume = open(&store, "v");
+    let flush = |volume: &Arc<Volume>| volume.flush().unwrap();
+    [0, 1].into_iter().for_each(|block| write(&volume, block));
+    assert_eq!(synced(&|| flush(&volume)), (vec![0, 1], vec![]));
+    assert_eq!(synced(&|| flush(&volume)), (vec![], vec![]));
+    write(&volume, 1);
+    assert_eq!(synced(&|| flush(&volume)), (vec![], vec![1]));
+    // New and old together.
+    [0, 2].into_iter().for_each(|block| write(&volume, block));
+    assert_eq!(synced(&|| flush(&volume)), (vec![2, 0], vec![]));
+    volume.close().unwrap();
+    let volume = open(&store, "v");
+    write(&volume, 2);
+    assert_eq!(synced(&|| flush(&volume)), (vec![], vec![2]), "after a clean close");
+    let begun = volume.begin_write_now(1, 0, 4096).unwrap();
+    volume.carry_out(&begun, &IoBuf::copy_of(&[8; 4096])).unwrap();
+    assert_eq!(synced(&|| volume.make_durable(&begun).unwrap()), (vec![], vec![1]), "with FUA");
+    let begun = volume.begin_write_now(5, 0, 4096).unwrap();
+    volume.carry_out(&begun, &IoBuf::copy_of(&[8; 4096])).unwrap();
+    assert_eq!(synced(&|| volume.make_durable(&begun).unwrap()), (vec![5, 1], vec![]), "new, with FUA");
 }

@@ -21,6 +21,7 @@ pub enum Op {
     CreateSparse { name: ObjectName, bytes: u64 },
     Write { name: ObjectName, offset: u64, data: Arc<[u8]> },
     Sync { names: Arc<[ObjectName]> },
+    SyncContent { names: Arc<[ObjectName]> },
     Delete { name: ObjectName },
 }
 
@@ -30,7 +31,7 @@ impl Op {
             Op::Create { name, data } => drop(image.create(name, data.len() as u64, data)),
             Op::CreateSparse { name, bytes } => drop(image.create(name, *bytes, &[])),
             Op::Write { name, offset, data } => drop(image.write(name, *offset, data)),
-            Op::Sync { .. } => {}
+            Op::Sync { .. } | Op::SyncContent { .. } => {}
             Op::Delete { name } => drop(image.delete(name)),
         }
     }
@@ -41,7 +42,7 @@ impl Op {
             | Op::CreateSparse { name, .. }
             | Op::Write { name, .. }
             | Op::Delete { name } => Some(name),
-            Op::Sync { .. } => None,
+            Op::Sync { .. } | Op::SyncContent { .. } => None,
         }
     }
 
@@ -53,6 +54,10 @@ impl Op {
             Op::Sync { names } => {
                 let names: Vec<String> = names.iter().map(ObjectName::to_string).collect();
                 format!("sync {}", names.join(" "))
+            }
+            Op::SyncContent { names } => {
+                let names: Vec<String> = names.iter().map(ObjectName::to_string).collect();
+                format!("sync content of {}", names.join(" "))
             }
             Op::Delete { name } => format!("delete {name}"),
         }
@@ -254,7 +259,7 @@ impl Inner {
         let missing = match &op {
             Op::Create { name, .. } | Op::CreateSparse { name, .. } => self.image.get(name).is_some(),
             Op::Write { name, .. } | Op::Delete { name } => self.image.get(name).is_none(),
-            Op::Sync { .. } => false,
+            Op::Sync { .. } | Op::SyncContent { .. } => false,
         };
         if missing {
             return;
@@ -349,6 +354,13 @@ impl Backend for Disk {
         let missing =
             |image: &Image| names.iter().any(|name| image.get(name).is_none()).then_some(ErrorKind::NotFound);
         self.change("sync", Op::Sync { names: Arc::from(names) }, missing)
+    }
+
+    fn sync_content(&self, names: &[ObjectName]) -> Result<()> {
+        self.let_in(true);
+        let missing =
+            |image: &Image| names.iter().any(|name| image.get(name).is_none()).then_some(ErrorKind::NotFound);
+        self.change("sync", Op::SyncContent { names: Arc::from(names) }, missing)
     }
 
     fn delete(&self, name: &ObjectName) -> Result<()> {

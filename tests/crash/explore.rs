@@ -46,6 +46,14 @@ impl Left {
         self.pending = kept;
     }
 
+    /// A sync of an object's content: nothing, if its name can still be lost.
+    fn settle_content(&mut self, name: &ObjectName) {
+        let is_new = |op: &Op| matches!(op, Op::CreateSparse { name: made, .. } if made == name);
+        if !self.pending.iter().any(is_new) {
+            self.settle_name(name);
+        }
+    }
+
     pub fn advance(&mut self, op: &Op) {
         match op {
             Op::Create { name, .. } => {
@@ -58,6 +66,7 @@ impl Left {
             }
             Op::Write { .. } => self.pending.push(op.clone()),
             Op::Sync { names } => names.iter().for_each(|name| self.settle_name(name)),
+            Op::SyncContent { names } => names.iter().for_each(|name| self.settle_content(name)),
             Op::Delete { .. } => {
                 self.pending.push(op.clone());
                 let is_delete = |op: &&Op| matches!(op, Op::Delete { .. });
@@ -409,7 +418,9 @@ impl<'a> Explorer<'a> {
 /// that is still there was written after that. It takes two syncs to be sure:
 /// the write may have come within the first.
 fn is_known_durable(ops: &[&Op], name: &ObjectName, volume: archipelago::name::Id, image: &Image) -> bool {
-    let is_sync = |op: &Op| matches!(op, Op::Sync { names } if names.contains(name));
+    let is_sync = |op: &Op| {
+        matches!(op, Op::Sync { names } | Op::SyncContent { names } if names.contains(name))
+    };
     let mut syncs = (0..ops.len()).filter(|at| is_sync(ops[*at]));
     let Some(synced) = syncs.nth(1) else { return false };
     ops[synced..].iter().any(|op| match op {

@@ -7,8 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use archipelago::backend::dir_sys::{DirEntry, FileStat, FileSystem, Files, Handle, SyncSite};
 use archipelago::backend::LockMode;
@@ -236,6 +237,11 @@ pub struct Model {
     suppressed: Option<SyncSite>,
     /// After so many more calls of this name, one fails.
     fail: Mutex<Option<(usize, &'static str, Fail)>>,
+    /// How long an `fdatasync` takes.
+    fdatasync_us: AtomicU64,
+    /// How many there are now, and how many there were at most.
+    fdatasyncs: AtomicUsize,
+    fdatasyncs_max: AtomicUsize,
 }
 
 impl Model {
@@ -252,7 +258,20 @@ impl Model {
             recording: AtomicBool::new(false),
             suppressed,
             fail: Mutex::default(),
+            fdatasync_us: AtomicU64::new(0),
+            fdatasyncs: AtomicUsize::new(0),
+            fdatasyncs_max: AtomicUsize::new(0),
         })
+    }
+
+    /// From now on an `fdatasync` takes this long.
+    pub fn slow_down(&self, fdatasync_us: u64) {
+        self.fdatasync_us.store(fdatasync_us, Ordering::SeqCst);
+    }
+
+    /// How many `fdatasync` ran at a time, at most.
+    pub fn fdatasyncs_max(&self) -> usize {
+        self.fdatasyncs_max.load(Ordering::SeqCst)
     }
 
     /// From now on every state is remembered, beginning with this one.
@@ -444,7 +463,12 @@ impl Files for Model {
     }
 
     fn fdatasync(&self, file: &Handle, site: SyncSite) -> io::Result<()> {
-        self.sync("fdatasync", site, |state| state.sync(number(file)))
+        let now = self.fdatasyncs.fetch_add(1, Ordering::SeqCst) + 1;
+        self.fdatasyncs_max.fetch_max(now, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_micros(self.fdatasync_us.load(Ordering::SeqCst)));
+        let result = self.sync("fdatasync", site, |state| state.sync(number(file)));
+        self.fdatasyncs.fetch_sub(1, Ordering::SeqCst);
+        result
     }
 
     fn syncfs(&self, _: &Handle, site: SyncSite) -> io::Result<()> {
