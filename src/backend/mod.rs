@@ -41,6 +41,7 @@ pub mod dir_sys;
 pub mod memory;
 pub mod order;
 pub mod remembering;
+pub mod window;
 #[cfg(feature = "testkit")]
 pub mod conformance;
 #[cfg(feature = "testkit")]

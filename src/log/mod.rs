@@ -24,9 +24,11 @@ mod batch;
 pub mod format;
 pub mod replay;
 pub mod segment;
+#[cfg(test)]
+mod segment_tests;
 
 pub use format::{CutSnapshot, Record};
-pub use segment::Segment;
+pub use segment::{Segment, Wanted};
 
 /// Largest data of one piece; larger writes are several pieces.
 pub const PIECE_BYTES_MAX: usize = 256 << 10;
@@ -81,6 +83,10 @@ impl std::fmt::Debug for Draft {
     }
 }
 
+fn queued_bytes_of(draft: &Draft) -> u64 {
+    draft.data.as_ref().map_or(0, |data| data.len() as u64) + format::ALIGN_BYTES
+}
+
 /// The growing end of a volume's log.
 #[derive(Debug)]
 pub struct Log {
@@ -95,7 +101,10 @@ pub struct Log {
 #[derive(Debug)]
 struct Inner {
     queue: VecDeque<Draft>,
+    /// About what the queue will take of the log, with what is being written.
     queued_bytes: u64,
+    /// Of that, what is being written.
+    writing_bytes: u64,
     leading: bool,
     /// Segments that may still be needed, by the position of their start.
     segments: BTreeMap<u64, Arc<Segment>>,
@@ -133,6 +142,7 @@ impl Log {
         let inner = Inner {
             queue: VecDeque::new(),
             queued_bytes: 0,
+            writing_bytes: 0,
             leading: false,
             segments: replayed.segments.clone(),
             abandoned: Vec::new(),
@@ -154,7 +164,7 @@ impl Log {
     pub fn append(&self, drafts: impl IntoIterator<Item = Draft>) -> bool {
         let mut inner = self.inner.lock();
         for draft in drafts {
-            inner.queued_bytes += draft.data.as_ref().map_or(0, |data| data.len() as u64) + 4096;
+            inner.queued_bytes += queued_bytes_of(&draft);
             inner.queue.push_back(draft);
         }
         !std::mem::replace(&mut inner.leading, true)
@@ -217,6 +227,9 @@ impl Log {
 
     fn next_drafts(&self) -> Option<Vec<Draft>> {
         let mut inner = self.inner.lock();
+        // The batch before is in, and counts as part of the log.
+        inner.queued_bytes = inner.queued_bytes.saturating_sub(inner.writing_bytes);
+        inner.writing_bytes = 0;
         let mut drafts = Vec::new();
         let mut bytes = 0;
         while let Some(draft) = inner.queue.front() {
@@ -225,11 +238,11 @@ impl Log {
                 break;
             }
             bytes += draft_bytes;
+            inner.writing_bytes += queued_bytes_of(draft);
             drafts.extend(inner.queue.pop_front());
         }
         if drafts.is_empty() {
             inner.leading = false;
-            inner.queued_bytes = 0;
             return None;
         }
         Some(drafts)

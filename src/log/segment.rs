@@ -1,12 +1,79 @@
 //! One segment of a log: an object that is filled from its front.
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use super::format::{Seed, SegmentHeader, ALIGN_BYTES, SEGMENT_HEADER_BYTES};
-use crate::backend::{Backend, BackendExt};
+use crate::backend::window::Window;
+use crate::backend::{Backend, BackendExt, DataPath};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{prefix, Id, ObjectName};
+use crate::sys::iobuf::IoBuf;
+
+/// What one read brings at most, and how much between two pieces that nobody
+/// wants costs less than another read.
+const JOINED_BYTES_MAX: u64 = 512 << 10;
+const GAP_BYTES_MAX: u64 = 16 << 10;
+/// What is read before it is handed on.
+const MEMORY_BYTES: usize = 1 << 20;
+
+/// Whole granules of a segment, and the sums that they must have.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    pub offset_bytes: u64,
+    pub sums: &'a [u64],
+}
+
+impl Wanted<'_> {
+    fn end(&self) -> u64 {
+        self.offset_bytes + self.sums.len() as u64 * ALIGN_BYTES
+    }
+}
+
+/// One read for several pieces.
+struct Read {
+    offset_bytes: u64,
+    bytes: usize,
+    /// In memory.
+    at: usize,
+    wanted: Range<usize>,
+}
+
+/// Joins what lies near enough.
+fn join(wanted: &[Wanted<'_>]) -> Vec<Read> {
+    let mut reads: Vec<Read> = Vec::new();
+    for (index, each) in wanted.iter().enumerate() {
+        if let Some(last) = reads.last_mut() {
+            let last_end = last.offset_bytes + last.bytes as u64;
+            let end = each.end().max(last_end);
+            let is_near = each.offset_bytes <= last_end + GAP_BYTES_MAX;
+            if is_near && end - last.offset_bytes <= JOINED_BYTES_MAX {
+                last.bytes = (end - last.offset_bytes) as usize;
+                last.wanted.end = index + 1;
+                continue;
+            }
+        }
+        let bytes = (each.end() - each.offset_bytes) as usize;
+        reads.push(Read { offset_bytes: each.offset_bytes, bytes, at: 0, wanted: index..index + 1 });
+    }
+    let mut at = 0;
+    for read in &mut reads {
+        if at > 0 && at + read.bytes > MEMORY_BYTES {
+            at = 0;
+        }
+        read.at = at;
+        at += read.bytes;
+    }
+    reads
+}
+
+/// How many of them are in memory together.
+fn in_memory(reads: &[Read]) -> usize {
+    let later = reads.iter().skip(1).position(|read| read.at == 0);
+    later.map_or(reads.len(), |at| at + 1)
+}
 
 /// A segment that exists. Whoever reads from it holds an `Arc`: it is deleted
 /// only when nobody does.
@@ -70,19 +137,104 @@ impl Segment {
 
     /// Reads whole granules from `offset_bytes`, each checked against its sum.
     pub fn read_granules(&self, offset_bytes: u64, sums: &[u64]) -> Result<Vec<u8>> {
+        let wanted = Wanted { offset_bytes, sums };
         let mut data = vec![0; sums.len() * ALIGN_BYTES as usize];
         let read_bytes = self.backend.read_at(&self.name, offset_bytes, &mut data)?;
-        let granules = data.chunks_exact(ALIGN_BYTES as usize).zip(sums);
-        for (at, (granule, sum)) in (0u64..).zip(granules) {
-            let end = (at as usize + 1) * ALIGN_BYTES as usize;
-            if end > read_bytes || self.seed.granule_sum(granule) != *sum {
-                let offset = offset_bytes + at * ALIGN_BYTES;
+        self.verify(&wanted, &data[..read_bytes])?;
+        Ok(data)
+    }
+
+    /// Reads many pieces, ordered by offset: in few large reads that take
+    /// small gaps between them along, and several at once where the backend
+    /// can. Every granule is checked against its sum. `visit` gets the index
+    /// and the content of each.
+    pub fn read_many(
+        &self,
+        wanted: &[Wanted<'_>],
+        in_flight_max: usize,
+        mut visit: impl FnMut(usize, &[u8]),
+    ) -> Result<()> {
+        let path = self.backend.data_path();
+        let path = path.filter(|path| ALIGN_BYTES as usize % path.alignment_bytes() == 0);
+        let reads = join(wanted);
+        let mut data = Vec::new();
+        let mut left = reads.as_slice();
+        while !left.is_empty() {
+            let (reads, later) = left.split_at(in_memory(left));
+            left = later;
+            let bytes = reads.iter().map(|read| read.bytes).sum();
+            let buf = IoBuf::alloc(bytes);
+            let outcomes = match &path {
+                Some(path) => self.read_side_by_side(path, reads, in_flight_max, &buf),
+                None => self.read_in_turn(reads, &buf),
+            };
+            for (read, outcome) in reads.iter().zip(outcomes) {
+                for index in read.wanted.clone() {
+                    let each = wanted[index];
+                    // What cannot be read may be a gap that nobody wants.
+                    if !outcome {
+                        visit(index, &self.read_granules(each.offset_bytes, each.sums)?);
+                        continue;
+                    }
+                    data.resize((each.end() - each.offset_bytes) as usize, 0);
+                    buf.copy_to(read.at + (each.offset_bytes - read.offset_bytes) as usize, &mut data);
+                    self.verify(&each, &data)?;
+                    visit(index, &data);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Which reads succeeded.
+    fn read_side_by_side(
+        &self,
+        path: &Arc<dyn DataPath>,
+        reads: &[Read],
+        in_flight_max: usize,
+        buf: &IoBuf,
+    ) -> Vec<bool> {
+        let window = Arc::new(Window::new(in_flight_max));
+        let outcomes: Arc<[AtomicBool]> = reads.iter().map(|_| AtomicBool::new(false)).collect();
+        for (index, read) in reads.iter().enumerate() {
+            // Never an error: none is handed to it.
+            if window.enter(0).is_err() {
+                break;
+            }
+            let (window, outcomes) = (Arc::clone(&window), Arc::clone(&outcomes));
+            let done = Box::new(move |result: Result<()>| {
+                outcomes[index].store(result.is_ok(), Ordering::Release);
+                window.leave(0, Ok(()));
+            });
+            path.submit_read(&self.name, read.offset_bytes, buf.slice(read.at, read.bytes), done);
+        }
+        drop(window.wait_all());
+        outcomes.iter().map(|outcome| outcome.load(Ordering::Acquire)).collect()
+    }
+
+    fn read_in_turn(&self, reads: &[Read], buf: &IoBuf) -> Vec<bool> {
+        let read_one = |read: &Read| {
+            let mut data = vec![0; read.bytes];
+            let whole = self.backend.read_at(&self.name, read.offset_bytes, &mut data);
+            buf.copy_from(read.at, &data);
+            whole.is_ok_and(|read_bytes| read_bytes == read.bytes)
+        };
+        reads.iter().map(read_one).collect()
+    }
+
+    /// Error: `Corrupt`, at the first granule that is not what it was.
+    fn verify(&self, wanted: &Wanted<'_>, data: &[u8]) -> Result<()> {
+        for (at, sum) in wanted.sums.iter().enumerate() {
+            let (from, to) = (at * ALIGN_BYTES as usize, (at + 1) * ALIGN_BYTES as usize);
+            let granule = data.get(from..to);
+            if granule.is_none_or(|granule| self.seed.granule_sum(granule) != *sum) {
+                let offset = wanted.offset_bytes + from as u64;
                 return Err(
                     Error::corrupt(&self.name, "a logged piece does not match its checksum").at(offset)
                 );
             }
         }
-        Ok(data)
+        Ok(())
     }
 
     pub(super) fn write(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {

@@ -145,6 +145,18 @@ impl IoBuf {
         IoBuf { parts, bytes, owner: self.owner.clone() }
     }
 
+    /// Several ranges, each `(at, bytes)`, one behind the other. The same one
+    /// may be there more than once.
+    #[must_use]
+    pub fn gather(&self, ranges: &[(usize, usize)]) -> IoBuf {
+        let mut parts = Vec::with_capacity(ranges.len());
+        for (at, bytes) in ranges {
+            self.each(*at, *bytes, |address, bytes, _| parts.push(Part { address, bytes }));
+        }
+        let bytes = parts.iter().map(|part| part.bytes).sum();
+        IoBuf { parts, bytes, owner: self.owner.clone() }
+    }
+
     /// Calls `visit(address, bytes, position)` for each range of the slice.
     fn each(&self, at: usize, bytes: usize, mut visit: impl FnMut(*mut u8, usize, usize)) {
         let mut skip = at;
@@ -221,6 +233,14 @@ mod tests {
         middle.copy_from(1, b"XY");
         buf.slice(6, 100).fill_zero(0, 2);
         assert_eq!((&a, &b), (b"abcX", b"Yf\0\0"));
+    }
+
+    #[test]
+    fn ranges_are_gathered_in_the_order_that_is_asked_for() {
+        let buf = IoBuf::copy_of(b"abcdefgh").gather(&[(6, 2), (0, 3), (6, 1)]);
+        let mut out = [0; 6];
+        buf.copy_to(0, &mut out);
+        assert_eq!((&out, buf.len()), (b"ghabcg", 6));
     }
 
     #[test]
