@@ -1,6 +1,8 @@
 //! The background of a device: settles when it is idle or the log fills,
 //! publishes snapshots, and makes room for writers that found the log full.
 
+use std::cell::Cell;
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -20,11 +22,22 @@ const IDLE: Duration = Duration::from_secs(2);
 /// for guests that never flush.
 const UNRECORDED_MAX: usize = 4096;
 
-type Parked = Box<dyn FnOnce(Result<()>) + Send>;
+/// What those who wait may go ahead by, in bytes, when there are none.
+const CREDIT_BYTES_MAX: f64 = 1_048_576.0;
+
+type Then = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// A write that waits for the log.
+struct Parked {
+    bytes: u64,
+    then: Then,
+}
 
 #[derive(Default)]
 struct State {
-    parked: Vec<Parked>,
+    parked: VecDeque<Parked>,
+    /// Bytes that may be logged by those who wait, of what was settled for it.
+    credit_bytes: f64,
     woken: bool,
     stopped: bool,
 }
@@ -49,10 +62,39 @@ impl Background {
         self.wakeup.notify_one();
     }
 
-    /// Runs `then` once there is room in the log, or there cannot be.
-    pub fn park(&self, then: Parked) {
-        self.state.lock().parked.push(then);
+    /// Runs `then` once there is room in the log for `bytes`, or there cannot
+    /// be.
+    pub fn park(&self, bytes: u64, then: Then) {
+        self.state.lock().parked.push_back(Parked { bytes, then });
         self.wakeup.notify_one();
+    }
+
+    /// Lets those go on, longest waiting first, who want no more than `bytes`
+    /// together. Returns how many.
+    fn let_go_for(&self, bytes: f64) -> usize {
+        let mut count = 0;
+        let mut state = self.state.lock();
+        state.credit_bytes = (state.credit_bytes + bytes).min(CREDIT_BYTES_MAX);
+        while state.parked.front().is_some_and(|parked| parked.bytes as f64 <= state.credit_bytes) {
+            let Some(parked) = state.parked.pop_front() else { break };
+            state.credit_bytes -= parked.bytes as f64;
+            drop(state);
+            (parked.then)(Ok(()));
+            count += 1;
+            state = self.state.lock();
+        }
+        count
+    }
+
+    /// Lets the `count` who wait longest go on.
+    fn let_go(&self, count: usize, result: &Result<()>) {
+        for _ in 0..count {
+            let Some(parked) = self.state.lock().parked.pop_front() else { return };
+            (parked.then)(match result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(error.duplicate()),
+            });
+        }
     }
 
     pub fn stop(&self) {
@@ -63,8 +105,8 @@ impl Background {
         }
     }
 
-    /// Waits for the next turn; `None`: no more.
-    fn next(&self, wait: bool) -> Option<Vec<Parked>> {
+    /// Waits for the next turn; `None`: no more. How many wait for room.
+    fn next(&self, wait: bool) -> Option<usize> {
         let mut state = self.state.lock();
         if wait && state.parked.is_empty() && !state.woken && !state.stopped {
             self.wakeup.wait_for(&mut state, TICK);
@@ -73,7 +115,7 @@ impl Background {
         if state.stopped && state.parked.is_empty() {
             return None;
         }
-        Some(std::mem::take(&mut state.parked))
+        Some(state.parked.len())
     }
 }
 
@@ -91,9 +133,9 @@ fn run(inner: &Weak<Inner>) {
     loop {
         let Some(inner) = inner.upgrade() else { return };
         // After a failure it is not tried again at once.
-        let Some(parked) = inner.background.next(!more || failures > 0) else { return };
+        let Some(waiting) = inner.background.next(!more || failures > 0) else { return };
         let mut outcome = Err(Error::new(ErrorKind::Internal, "work in the background"));
-        guarded(&inner.volume, || outcome = turn(&inner, parked));
+        guarded(&inner.volume, || outcome = turn(&inner, waiting));
         more = match outcome {
             Ok(more) => {
                 failures = 0;
@@ -112,28 +154,26 @@ fn run(inner: &Weak<Inner>) {
 
 /// One turn: room for those who wait, then a unit of work. True: there is
 /// more.
-fn turn(inner: &Arc<Inner>, parked: Vec<Parked>) -> Result<bool> {
+fn turn(inner: &Arc<Inner>, waiting: usize) -> Result<bool> {
     let volume = inner.volume();
     if volume.mode() != Mode::Writable {
         return Ok(false);
     }
-    if !parked.is_empty() {
-        // Full: until there is room. Getting full: each turn settles a batch
-        // and lets those go on who wait, so that speed falls smoothly.
-        let result = volume.settle_some().and_then(|()| volume.make_room());
-        for then in parked {
-            let copy = match &result {
-                Ok(()) => Ok(()),
-                Err(error) => Err(Error::duplicate(error)),
-            };
-            then(copy);
-        }
+    // Getting full: those who wait go on as room is made, so that speed falls
+    // smoothly, and at the latest after a batch. Full: after that there is
+    // room.
+    let gone = Cell::new(0);
+    let mut progress = |bytes| {
+        gone.set(gone.get() + inner.background.let_go_for(bytes as f64 * volume.log_pace()));
+    };
+    if waiting > 0 {
+        let result = volume.settle_some(&mut progress);
+        inner.background.let_go(waiting.saturating_sub(gone.get()), &result);
         result?;
     }
     if volume.unrecorded_count() > UNRECORDED_MAX {
         volume.flush()?;
     }
     let idle = inner.idle_for() > IDLE;
-    let more = volume.work(idle)?;
-    Ok(more)
+    volume.work_with(idle, &mut progress)
 }

@@ -105,7 +105,8 @@ impl Writing {
             }
             Ok(Err(NotNow::LogFull | NotNow::LogBusy)) => {
                 let inner = Arc::clone(&self.inner);
-                inner.background.park(Box::new(move |result| match result {
+                let bytes = u64::from(part.end - part.start);
+                inner.background.park(bytes, Box::new(move |result| match result {
                     Ok(()) => {
                         let workers = Arc::clone(&self.inner.workers);
                         workers.run(move || self.begin(part, buf, Stage::Slowed));

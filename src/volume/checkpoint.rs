@@ -2,10 +2,12 @@
 //! then the log before them can go.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::delta::Delta;
+use super::settle::Progress;
 use super::state::{Cut, State};
 use super::Volume;
 use crate::catalog::head::{self, Head, LogStart};
@@ -180,6 +182,7 @@ impl Volume {
             let state = self.state.lock();
             (state.head.volume, state.head.number, state.head.log.segment)
         };
+        self.settled_bytes.store(0, Ordering::Relaxed);
         self.log.trim(position, needed)?;
         head::remove_below(&self.store, volume, number)
     }
@@ -234,7 +237,7 @@ impl Volume {
 
     fn settle_oldest(self: &Arc<Self>) -> Result<()> {
         while !self.state.lock().generations[0].pieces.is_empty() {
-            self.settle_batch()?;
+            self.settle_batch(&mut |_| {})?;
         }
         Ok(())
     }
@@ -276,12 +279,16 @@ impl Volume {
     pub fn settle_all(self: &Arc<Self>) -> Result<()> {
         let _maintaining = self.maintaining.lock();
         self.publish_all_locked()?;
-        while self.settle_batch()? > 0 {}
+        while self.settle_batch(&mut |_| {})? > 0 {}
         self.checkpoint()
     }
 
     /// Makes room in the log. Blocks; for a writer that found it full.
     pub fn make_room(self: &Arc<Self>) -> Result<()> {
+        self.make_room_with(&mut |_| {})
+    }
+
+    fn make_room_with(self: &Arc<Self>, progress: Progress<'_>) -> Result<()> {
         let _maintaining = self.maintaining.lock();
         // Room for a write of any size: with less, the one that found the log
         // full would find it full again.
@@ -290,7 +297,7 @@ impl Volume {
         let mut waits = 0;
         while full() {
             self.publish_all_locked()?;
-            let settled = self.settle_batch()?;
+            let settled = self.settle_batch(progress)?;
             if self.log_gain() > 0.5 || (settled == 0 && self.is_settled()) {
                 self.checkpoint()?;
             } else if settled == 0 {
@@ -306,22 +313,34 @@ impl Volume {
         Ok(())
     }
 
-    /// Settles a batch, for writers that are slowed down.
-    pub fn settle_some(self: &Arc<Self>) -> Result<()> {
-        let _maintaining = self.maintaining.lock();
-        self.settle_or_publish()?;
-        if self.log_gain() > CHECKPOINT_GAIN {
-            self.checkpoint_if_live()?;
+    /// Settles a batch, for writers that are slowed down, and more if the log
+    /// is full. `progress` is told about every part of it, so that they can go
+    /// on at `log_pace`.
+    pub fn settle_some(self: &Arc<Self>, progress: Progress<'_>) -> Result<()> {
+        {
+            let _maintaining = self.maintaining.lock();
+            self.settle_or_publish(progress)?;
+            if self.log_gain() > CHECKPOINT_GAIN {
+                self.checkpoint_if_live()?;
+            }
         }
-        Ok(())
+        self.make_room_with(progress)
+    }
+
+    /// Bytes that may be logged for each byte that is settled: so many that
+    /// the log is full when all that is in it has been settled, and not before.
+    pub fn log_pace(&self) -> f64 {
+        let used = self.log.bytes_since(self.state.lock().head.log.position);
+        let unsettled = used.saturating_sub(self.settled_bytes.load(Ordering::Relaxed));
+        self.log_limit_bytes.saturating_sub(used) as f64 / unsettled.max(1) as f64
     }
 
     /// The next unit of settling. True: something was done.
-    fn settle_or_publish(self: &Arc<Self>) -> Result<bool> {
+    fn settle_or_publish(self: &Arc<Self>, progress: Progress<'_>) -> Result<bool> {
         if self.oldest_cut().is_none() {
-            return Ok(self.settle_batch()? > 0);
+            return Ok(self.settle_batch(progress)? > 0);
         }
-        if self.settle_batch()? == 0 {
+        if self.settle_batch(progress)? == 0 {
             self.publish_oldest()?;
         }
         Ok(true)
@@ -348,6 +367,11 @@ impl Volume {
     /// One unit of background work; `idle`: nobody needs the disk now. True:
     /// there is more to do.
     pub fn work(self: &Arc<Self>, idle: bool) -> Result<bool> {
+        self.work_with(idle, &mut |_| {})
+    }
+
+    /// As `work`, telling `progress` as `settle_some` does.
+    pub fn work_with(self: &Arc<Self>, idle: bool, progress: Progress<'_>) -> Result<bool> {
         let Some(_maintaining) = self.maintaining.try_lock() else { return Ok(true) };
         self.check_writable()?;
         if self.log.wants_segment() {
@@ -360,7 +384,7 @@ impl Volume {
         if !pending && !idle && self.log_share() < super::SETTLE_FROM {
             return Ok(false);
         }
-        if self.settle_or_publish()? {
+        if self.settle_or_publish(progress)? {
             if self.log_gain() > CHECKPOINT_GAIN {
                 self.checkpoint_if_live()?;
             }

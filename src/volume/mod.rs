@@ -9,7 +9,7 @@
 //! checkpoint, publish, snapshot, resize, rollback: one at a time), `flushing`
 //! (a flush, or a cut), `state`. None is held while calling out.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
@@ -24,6 +24,7 @@ use crate::sys::iobuf::IoBuf;
 mod checkpoint;
 mod delta;
 mod flush;
+mod moving;
 mod open;
 mod pieces;
 mod read;
@@ -74,6 +75,8 @@ pub struct Volume {
     log_limit_bytes: u64,
     state: Mutex<State>,
     log: Arc<Log>,
+    /// Since the log was last trimmed.
+    settled_bytes: AtomicU64,
     lease: Mutex<Option<Lease>>,
     shared: Mutex<Option<SharedLease>>,
     maintaining: Mutex<()>,
@@ -310,7 +313,7 @@ impl Volume {
         }
         self.publish_all_locked()?;
         if behind <= CLOSE_EMPTIES_BYTES {
-            while self.settle_batch()? > 0 {}
+            while self.settle_batch(&mut |_| {})? > 0 {}
             let unchanged = behind == 0 && self.state.lock().live().deltas.is_empty();
             if !unchanged {
                 self.checkpoint()?;
@@ -333,5 +336,7 @@ impl Volume {
     }
 }
 
+#[cfg(test)]
+mod settle_tests;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Opening: head, log, and what must be made safe after an unclean end.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,6 +153,7 @@ impl Volume {
             log_limit_bytes: options.log_limit_bytes,
             state: Mutex::new(loaded.state),
             log: Arc::new(log),
+            settled_bytes: AtomicU64::new(0),
             lease: Mutex::new(None),
             shared: Mutex::new(shared),
             maintaining: Mutex::new(()),

@@ -3,11 +3,12 @@
 //! the granules that pieces touch are written, unless most of the block is
 //! there already or too many layers would lie on each other.
 
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::delta::{own_of, Delta, Own};
 use super::flush::own_record;
-use super::read::{run_steps, From, Step};
+use super::moving::{units_of, Moving, Target, Unit};
 use super::state::{NotLoaded, State};
 use super::Volume;
 use crate::error::{Error, ErrorKind, Result};
@@ -16,14 +17,22 @@ use crate::log::Draft;
 use crate::map::{Entry, Presence, LAYERS_MAX};
 use crate::name::{Id, ObjectName};
 use crate::store::GRANULE_BYTES;
-use crate::sys::iobuf::IoBuf;
 
 const GRANULE: u32 = GRANULE_BYTES as u32;
 
-/// Blocks settled with one sync.
+/// Blocks settled with one sync: while nobody waits for it, and otherwise.
 const BATCH_BLOCKS: usize = 64;
-/// Granules read and written at a time.
+const HASTY_BATCH_BLOCKS: usize = 1024;
+/// Granules settled with one sync, or one block: bounds the memory of a plan.
+const BATCH_GRANULES: u64 = 16 << 10;
+/// Writes in flight: while nobody waits for them, and otherwise.
+const IN_FLIGHT: usize = 8;
+const HASTY_IN_FLIGHT: usize = 64;
+/// Granules whose content is looked up at a time.
 const RUN_GRANULES: u32 = 64;
+
+/// Told how many bytes have been settled, again and again during a batch.
+pub type Progress<'a> = &'a mut dyn FnMut(u64);
 
 /// One block on its way from the log into its own object.
 struct Settling {
@@ -34,8 +43,8 @@ struct Settling {
     own: Own,
     /// Pieces before this position are in it then.
     settled: u64,
-    /// What to write: where in the block, how much, and from where.
-    runs: Vec<(u32, u32, Vec<Step>)>,
+    /// What to write, and from where.
+    units: Vec<Unit>,
 }
 
 impl State {
@@ -62,19 +71,15 @@ impl State {
             settled = settled.max(unrecorded.settled);
         }
         let after = own_after(&entry, &own, epoch, &mut wanted);
-        let runs = self.plan_runs(block, &wanted)?;
+        let units = self.plan_units(block, &wanted)?;
         if live {
             self.busy_mut(block).settling = true;
         }
-        Ok(Some(Settling { block, epoch, make: own == Own::None, own: after, settled, runs }))
+        Ok(Some(Settling { block, epoch, make: own == Own::None, own: after, settled, units }))
     }
 
-    fn plan_runs(
-        &self,
-        block: u64,
-        wanted: &Presence,
-    ) -> std::result::Result<Vec<(u32, u32, Vec<Step>)>, NotLoaded> {
-        let mut runs = Vec::new();
+    fn plan_units(&self, block: u64, wanted: &Presence) -> std::result::Result<Vec<Unit>, NotLoaded> {
+        let mut units = Vec::new();
         let mut at = 0;
         while at < self.granules() {
             let (present, end) = wanted.next_run(at);
@@ -84,10 +89,10 @@ impl State {
             }
             let end = end.min(at + RUN_GRANULES);
             let (start, stop) = (at * GRANULE, end * GRANULE);
-            runs.push((start, stop - start, self.plan_read_at(0, block, start, stop)?));
+            units_of(start, self.plan_read_at(0, block, start, stop)?, &mut units);
             at = end;
         }
-        Ok(runs)
+        Ok(units)
     }
 }
 
@@ -120,23 +125,33 @@ fn own_after(entry: &Entry, own: &Own, epoch: Id, wanted: &mut Presence) -> Own 
 impl Volume {
     /// Settles up to a batch of the oldest blocks of the oldest generation.
     /// Returns how many. For whoever holds `maintaining`.
-    pub(super) fn settle_batch(self: &Arc<Self>) -> Result<usize> {
+    pub(super) fn settle_batch(self: &Arc<Self>, progress: Progress<'_>) -> Result<usize> {
+        let hasty = self.log_share() > super::SLOW_FROM || self.oldest_cut().is_some();
         let blocks: Vec<u64> = {
             let state = self.state.lock();
-            state.generations[0].pieces.by_age().take(BATCH_BLOCKS).collect()
+            let count = if hasty { HASTY_BATCH_BLOCKS } else { BATCH_BLOCKS };
+            state.generations[0].pieces.by_age().take(count).collect()
         };
         let mut batch = Vec::new();
+        let mut bytes = 0;
         for block in blocks {
             match self.begin_settle(block) {
-                Ok(Some(settling)) => batch.push(settling),
+                Ok(Some(settling)) => {
+                    bytes += settling.units.iter().map(Unit::bytes).sum::<u64>();
+                    batch.push(settling);
+                }
                 Ok(None) => {}
                 Err(error) => {
                     self.end_settling(&batch);
                     return Err(error);
                 }
             }
+            if bytes >= BATCH_GRANULES * GRANULE_BYTES {
+                break;
+            }
         }
-        let result = self.carry_out_settle(&batch);
+        let in_flight = if hasty { HASTY_IN_FLIGHT } else { IN_FLIGHT };
+        let result = self.carry_out_settle(&mut batch, in_flight, progress);
         if result.is_err() {
             self.note_uncertain(&result);
             let made = batch.iter().filter(|settling| settling.make).map(|settling| settling.block);
@@ -166,50 +181,42 @@ impl Volume {
         }
     }
 
-    fn carry_out_settle(self: &Arc<Self>, batch: &[Settling]) -> Result<()> {
+    fn carry_out_settle(
+        self: &Arc<Self>,
+        batch: &mut [Settling],
+        in_flight: usize,
+        progress: Progress<'_>,
+    ) -> Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
-        for settling in batch {
-            self.write_settled(settling)?;
-        }
-        let names: Vec<ObjectName> = batch
-            .iter()
-            .map(|s| ObjectName::Block { epoch: s.epoch, index: s.block })
-            .collect();
-        if !fault::on(fault::Planted::RecordBeforeContent) {
-            self.sync_blocks(&names)?;
-        }
-        self.record_settled(batch)?;
-        Ok(())
-    }
-
-    /// Writes the granules of one block into its own object.
-    fn write_settled(&self, settling: &Settling) -> Result<()> {
         let blocks = self.store.blocks();
-        let name = ObjectName::Block { epoch: settling.epoch, index: settling.block };
-        if settling.make {
-            match blocks.create_sparse(&name, self.block_bytes) {
+        let targets: Vec<Target> = batch
+            .iter()
+            .map(|s| {
+                let name = ObjectName::Block { epoch: s.epoch, index: s.block };
+                Target { name, own: s.own.clone() }
+            })
+            .collect();
+        for (_, target) in batch.iter().zip(&targets).filter(|(settling, _)| settling.make) {
+            match blocks.create_sparse(&target.name, self.block_bytes) {
                 Err(error) if error.is(ErrorKind::Exists) => {}
                 other => other?,
             }
         }
-        for (start, bytes, steps) in &settling.runs {
-            let zeroes = steps.iter().all(|step| matches!(step.from, From::Zero));
-            if zeroes {
-                blocks.punch(&name, u64::from(*start), u64::from(*bytes))?;
-                continue;
-            }
-            let buf = IoBuf::alloc(*bytes as usize);
-            run_steps(blocks, steps, &buf)?;
-            let mut data = vec![0; *bytes as usize];
-            buf.copy_to(0, &mut data);
-            if fault::on(fault::Planted::SettleZeroesRest) {
-                zero_rest(steps, &mut data);
-            }
-            blocks.write_at(&name, u64::from(*start), &data)?;
+        let units = batch.iter_mut().enumerate().flat_map(|(target, settling)| {
+            std::mem::take(&mut settling.units).into_iter().map(move |unit| (target, unit))
+        });
+        let counted = &mut |bytes| {
+            self.settled_bytes.fetch_add(bytes, Ordering::Relaxed);
+            progress(bytes);
+        };
+        Moving::new(blocks, &targets, in_flight).carry_out(units, counted)?;
+        let names: Vec<ObjectName> = targets.into_iter().map(|target| target.name).collect();
+        if !fault::on(fault::Planted::RecordBeforeContent) {
+            self.sync_blocks(&names)?;
         }
-        Ok(())
+        self.record_settled(batch)
     }
 
     /// Records what is settled; the pieces are forgotten once that is in.
@@ -247,15 +254,6 @@ impl State {
         delta.set_own(settling.epoch, block, settling.own.clone());
         if live {
             self.unrecorded.remove(&block);
-        }
-    }
-}
-
-/// The planted bug: what a piece leaves of its granule becomes zeroes.
-fn zero_rest(steps: &[Step], data: &mut [u8]) {
-    for step in steps {
-        if let From::Object { .. } = step.from {
-            data[step.at..step.at + step.bytes].fill(0);
         }
     }
 }

@@ -1,0 +1,323 @@
+//! Moves the content of a batch of blocks into their own objects: reads what
+//! the log has of some of them in the log's order, and writes it block by
+//! block, several reads and writes at once where the backend can.
+//!
+//! Granules that lie side by side are written together, and so are those with
+//! a small gap between them, if the own object holds nothing there: what is in
+//! a granule that no presence bitmap has does not matter, room for it costs
+//! less than a write of its own for each granule, and so do later writes.
+//!
+//! Memory is bounded: a round is read while the one before it is written.
+
+use std::sync::Arc;
+
+use super::delta::Own;
+use super::read::{From, Step};
+use super::settle::Progress;
+use crate::backend::window::Window;
+use crate::backend::{Backend, DataPath};
+use crate::error::{Error, Result};
+use crate::fault;
+use crate::log::{Segment, Wanted};
+use crate::name::ObjectName;
+use crate::store::GRANULE_BYTES;
+use crate::sys::iobuf::AlignedBytes;
+
+const GRANULE: usize = GRANULE_BYTES as usize;
+/// What is read before it is written; there are two of these at a time.
+const ROUND_BYTES: usize = 4 << 20;
+/// Largest single write.
+const WRITE_BYTES_MAX: usize = 256 << 10;
+/// Granules that are written for nothing, where that saves a write.
+const GAP_GRANULES_MAX: u32 = 4;
+
+/// Whole granules of one block that are moved as one, and where they come
+/// from: mostly one granule from one piece.
+pub(super) struct Unit {
+    start: u32,
+    bytes: u32,
+    /// Positions count from the unit's start.
+    steps: Vec<Step>,
+}
+
+impl Unit {
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.bytes)
+    }
+
+    fn is_zero(&self) -> bool {
+        self.steps.iter().all(|step| matches!(step.from, From::Zero))
+    }
+}
+
+/// Splits what a read of whole granules from `start` on is planned to do into
+/// the smallest parts that share no granule.
+pub(super) fn units_of(start: u32, mut steps: Vec<Step>, units: &mut Vec<Unit>) {
+    steps.sort_unstable_by_key(|step| step.at);
+    let mut origin = 0;
+    for (count, mut step) in steps.into_iter().enumerate() {
+        let bytes = step.bytes as u32;
+        match units.last_mut() {
+            Some(unit) if count > 0 && step.at % GRANULE != 0 => {
+                step.at -= origin;
+                unit.bytes += bytes;
+                unit.steps.push(step);
+            }
+            _ => {
+                origin = std::mem::replace(&mut step.at, 0);
+                units.push(Unit { start: start + origin as u32, bytes, steps: vec![step] });
+            }
+        }
+    }
+}
+
+/// An own object, which exists.
+pub(super) struct Target {
+    pub name: ObjectName,
+    /// What it holds when all is moved.
+    pub own: Own,
+}
+
+impl Target {
+    /// True if it holds nothing in these granules, now and then.
+    fn is_free(&self, from: u32, to: u32) -> bool {
+        match &self.own {
+            Own::Part(presence) if from < to => {
+                let (present, end) = presence.next_run(from);
+                !present && end >= to
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A write that is ready: ranges of a round's memory, each `(at, bytes)`.
+struct Ready {
+    target: usize,
+    start: u32,
+    bytes: usize,
+    /// Of that, what had to be written.
+    moved_bytes: usize,
+    ranges: Vec<(usize, usize)>,
+}
+
+/// Moves the units of a batch.
+pub(super) struct Moving<'a> {
+    blocks: &'a Arc<dyn Backend>,
+    targets: &'a [Target],
+    /// Past the page cache. Into it, an ordinary write is quicker.
+    path: Option<Arc<dyn DataPath>>,
+    in_flight_max: usize,
+    window: Arc<Window>,
+}
+
+impl<'a> Moving<'a> {
+    pub fn new(blocks: &'a Arc<dyn Backend>, targets: &'a [Target], in_flight_max: usize) -> Moving<'a> {
+        let path = blocks.data_path().filter(|path| (2..=GRANULE).contains(&path.alignment_bytes()));
+        let window = Arc::new(Window::new(in_flight_max));
+        Moving { blocks, targets, path, in_flight_max, window }
+    }
+
+    /// Each unit comes with the index of its target, in order. Nothing is in
+    /// flight when this returns.
+    pub fn carry_out(
+        &self,
+        units: impl Iterator<Item = (usize, Unit)>,
+        progress: Progress<'_>,
+    ) -> Result<()> {
+        let result = self.rounds(units, progress);
+        result.and(self.window.wait_all())
+    }
+
+    fn rounds(&self, units: impl Iterator<Item = (usize, Unit)>, progress: Progress<'_>) -> Result<()> {
+        let mut round = Vec::new();
+        let mut bytes = 0;
+        let mut number = 0;
+        for (target, unit) in units {
+            if bytes > 0 && bytes + unit.bytes as usize > ROUND_BYTES {
+                self.carry_out_round(number, std::mem::take(&mut round), progress)?;
+                (bytes, number) = (0, number + 1);
+            }
+            bytes += unit.bytes as usize;
+            round.push((target, unit));
+        }
+        self.carry_out_round(number, round, progress)
+    }
+
+    fn carry_out_round(
+        &self,
+        number: usize,
+        mut units: Vec<(usize, Unit)>,
+        progress: Progress<'_>,
+    ) -> Result<()> {
+        self.punch_zeroes(&units, progress)?;
+        units.retain(|(_, unit)| !unit.is_zero());
+        // The memory of the round before the last one is free from here on.
+        self.window.wait_round(number)?;
+        let bytes: usize = units.iter().map(|(_, unit)| unit.bytes as usize).sum();
+        // Behind it, a granule of zeroes for all gaps.
+        let mut memory = AlignedBytes::zeroed(bytes + GRANULE);
+        fill_from_log(&units, self.in_flight_max, memory.as_mut_slice())?;
+        self.fill_from_objects(&units, memory.as_mut_slice())?;
+        if fault::on(fault::Planted::SettleZeroesRest) {
+            zero_rest(&units, memory.as_mut_slice());
+        }
+        self.write(number, &self.writes_of(&units, bytes), memory, progress)
+    }
+
+    /// Joins units that lie side by side, or nearly. `zeroes`: where in the
+    /// memory a granule of zeroes is.
+    fn writes_of(&self, units: &[(usize, Unit)], zeroes: usize) -> Vec<Ready> {
+        let mut writes: Vec<Ready> = Vec::new();
+        let mut at = 0;
+        for (target, unit) in units {
+            let bytes = unit.bytes as usize;
+            let joined = writes.last_mut().is_some_and(|last| {
+                last.target == *target && last.join(&self.targets[*target], unit, at, zeroes)
+            });
+            if !joined {
+                let (target, start, ranges) = (*target, unit.start, vec![(at, bytes)]);
+                writes.push(Ready { target, start, bytes, moved_bytes: bytes, ranges });
+            }
+            at += bytes;
+        }
+        writes
+    }
+
+    fn punch_zeroes(&self, units: &[(usize, Unit)], progress: Progress<'_>) -> Result<()> {
+        let mut zeroes = units.iter().filter(|(_, unit)| unit.is_zero()).peekable();
+        while let Some((target, first)) = zeroes.next() {
+            let mut end = first.start + first.bytes;
+            while let Some((_, more)) = zeroes.next_if(|(t, unit)| t == target && unit.start == end) {
+                end += more.bytes;
+            }
+            let bytes = u64::from(end - first.start);
+            self.blocks.punch(&self.targets[*target].name, u64::from(first.start), bytes)?;
+            progress(bytes);
+        }
+        Ok(())
+    }
+
+    fn fill_from_objects(&self, units: &[(usize, Unit)], memory: &mut [u8]) -> Result<()> {
+        let mut begin = 0;
+        for (_, unit) in units {
+            for step in &unit.steps {
+                let From::Object { name, offset_bytes } = &step.from else { continue };
+                let data = &mut memory[begin + step.at..begin + step.at + step.bytes];
+                if self.blocks.read_at(name, *offset_bytes, data)? != step.bytes {
+                    return Err(Error::corrupt(name, "it is shorter than a block").at(*offset_bytes));
+                }
+            }
+            begin += unit.bytes as usize;
+        }
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        round: usize,
+        writes: &[Ready],
+        mut memory: AlignedBytes,
+        progress: Progress<'_>,
+    ) -> Result<()> {
+        let Some(path) = &self.path else {
+            let memory = memory.as_mut_slice();
+            let mut joined = Vec::new();
+            for write in writes {
+                joined.clear();
+                for (at, bytes) in &write.ranges {
+                    joined.extend_from_slice(&memory[*at..*at + *bytes]);
+                }
+                self.blocks.write_at(&self.targets[write.target].name, u64::from(write.start), &joined)?;
+                progress(write.moved_bytes as u64);
+            }
+            return Ok(());
+        };
+        let memory = memory.into_iobuf();
+        for write in writes {
+            self.window.enter(round)?;
+            let window = Arc::clone(&self.window);
+            let done = Box::new(move |result| window.leave(round, result));
+            let (name, buf) = (&self.targets[write.target].name, memory.gather(&write.ranges));
+            path.submit_write(name, u64::from(write.start), buf, done);
+            progress(write.moved_bytes as u64);
+        }
+        Ok(())
+    }
+}
+
+impl Ready {
+    /// Adds a unit that begins where this ends, or not far from there.
+    fn join(&mut self, target: &Target, unit: &Unit, at: usize, zeroes: usize) -> bool {
+        let end = self.start + self.bytes as u32;
+        let gap = unit.start.saturating_sub(end) as usize / GRANULE;
+        let bytes = unit.bytes as usize;
+        if self.bytes + gap * GRANULE + bytes > WRITE_BYTES_MAX {
+            return false;
+        }
+        if gap > 0 {
+            let (from, to) = (end / GRANULE as u32, unit.start / GRANULE as u32);
+            if gap as u32 > GAP_GRANULES_MAX || !target.is_free(from, to) {
+                return false;
+            }
+            self.ranges.extend(std::iter::repeat_n((zeroes, GRANULE), gap));
+        }
+        match self.ranges.last_mut() {
+            Some((last, last_bytes)) if *last + *last_bytes == at => *last_bytes += bytes,
+            _ => self.ranges.push((at, bytes)),
+        }
+        self.bytes += gap * GRANULE + bytes;
+        self.moved_bytes += bytes;
+        true
+    }
+}
+
+/// Where a part of the log goes.
+struct Fetch<'a> {
+    segment: &'a Arc<Segment>,
+    wanted: Wanted<'a>,
+    skip: usize,
+    bytes: usize,
+    to: usize,
+}
+
+fn fill_from_log(units: &[(usize, Unit)], in_flight_max: usize, memory: &mut [u8]) -> Result<()> {
+    let mut fetches = Vec::new();
+    let mut begin = 0;
+    for (_, unit) in units {
+        for step in &unit.steps {
+            if let From::Log { segment, offset_bytes, sums, skip } = &step.from {
+                let wanted = Wanted { offset_bytes: *offset_bytes, sums };
+                let to = begin + step.at;
+                fetches.push(Fetch { segment, wanted, skip: *skip, bytes: step.bytes, to });
+            }
+        }
+        begin += unit.bytes as usize;
+    }
+    fetches.sort_unstable_by_key(|fetch| (fetch.segment.number, fetch.wanted.offset_bytes));
+    let mut left = fetches.as_slice();
+    while let Some(first) = left.first() {
+        let number = first.segment.number;
+        let (fetches, later) = left.split_at(left.partition_point(|f| f.segment.number <= number));
+        left = later;
+        let wanted: Vec<Wanted<'_>> = fetches.iter().map(|fetch| fetch.wanted).collect();
+        first.segment.read_many(&wanted, in_flight_max, |index, data| {
+            let Fetch { skip, bytes, to, .. } = fetches[index];
+            memory[to..to + bytes].copy_from_slice(&data[skip..skip + bytes]);
+        })?;
+    }
+    Ok(())
+}
+
+/// The planted bug: what a piece leaves of its granule becomes zeroes.
+fn zero_rest(units: &[(usize, Unit)], memory: &mut [u8]) {
+    let mut begin = 0;
+    for (_, unit) in units {
+        for step in &unit.steps {
+            if let From::Object { .. } = step.from {
+                memory[begin + step.at..begin + step.at + step.bytes].fill(0);
+            }
+        }
+        begin += unit.bytes as usize;
+    }
+}
