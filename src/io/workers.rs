@@ -4,11 +4,10 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{unbounded, Receiver, Sender};
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::thread;
+use crate::thread::{self, Handoff};
 use crate::volume::Volume;
 
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -28,41 +27,48 @@ pub fn guarded(serving: &Serving, work: impl FnOnce()) {
 }
 
 /// Threads that run jobs, oldest first.
-#[derive(Debug)]
 pub struct Workers {
-    sender: Mutex<Option<Sender<Job>>>,
+    jobs: Arc<Handoff<Job>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Workers {
     pub fn start(name: &str, count: usize, serving: &Serving) -> Result<Arc<Workers>> {
-        let (sender, receiver): (Sender<Job>, Receiver<Job>) = unbounded();
-        let mut threads = Vec::new();
+        let jobs = Arc::new(Handoff::default());
+        let workers = Workers { jobs: Arc::clone(&jobs), threads: Mutex::default() };
         for _ in 0..count {
-            let (receiver, serving) = (receiver.clone(), Arc::clone(serving));
-            threads.push(thread::spawn(name, move || {
-                while let Ok(job) = receiver.recv() {
-                    guarded(&serving, job);
-                }
-            })?);
+            let (jobs, serving) = (Arc::clone(&jobs), Arc::clone(serving));
+            let started = thread::spawn(name, move || jobs.serve(|job: Job| guarded(&serving, job), |()| {}));
+            // Dropping the others ends them.
+            workers.threads.lock().push(started?);
         }
-        Ok(Arc::new(Workers { sender: Mutex::new(Some(sender)), threads: Mutex::new(threads) }))
+        Ok(Arc::new(workers))
     }
 
     /// Runs `job` on one of the threads. After `stop` it is dropped.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
-        if let Some(sender) = self.sender.lock().as_ref() {
-            drop(sender.send(Box::new(job)));
-        }
+        drop(self.jobs.send(Box::new(job)));
     }
 
     /// Runs what is queued and ends the threads. Must not be called on one of
     /// them.
     pub fn stop(&self) {
-        drop(self.sender.lock().take());
+        self.jobs.close();
         for thread in self.threads.lock().drain(..) {
             // A thread that panicked has poisoned its volume already.
             drop(thread.join());
         }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.jobs.close();
+    }
+}
+
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workers").field("threads", &self.threads.lock().len()).finish_non_exhaustive()
     }
 }

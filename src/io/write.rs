@@ -50,12 +50,14 @@ impl Inner {
         let all: Vec<Part> = parts(volume.block_bytes, offset_bytes, buf.len() as u64).collect();
         let begun = Arc::new(parking_lot::Mutex::new(Vec::new()));
         let (inner, ours, writes) = (Arc::clone(&self), Arc::clone(&volume), Arc::clone(&begun));
+        // The caller is told before the next that overlaps begins, so that he
+        // sees them end in order.
         let join = Join::new(all.len(), move |result: Result<()>| {
-            inner.leave(held);
             match result {
                 Ok(()) if fua => inner.flushes.make_durable(ours, std::mem::take(&mut writes.lock()), done),
                 result => done.complete(result),
             }
+            inner.leave(held);
         });
         for part in all {
             let slice = buf.slice(part.at as usize, (part.end - part.start) as usize);

@@ -98,8 +98,9 @@ impl Segment {
         last_known: u64,
     ) -> Result<Segment> {
         let header = SegmentHeader { volume, number, id: clock::random_id()?, bytes };
-        let mut data = header.encode();
-        data.resize(bytes as usize, 0);
+        // Zeroed by the system: memory that is only read is never really there.
+        let (mut data, front) = (vec![0; bytes as usize], header.encode());
+        data[..front.len()].copy_from_slice(&front);
         let name = ObjectName::Segment { volume, number };
         if let Err(error) = backend.create(&name, &data) {
             if !error.is(ErrorKind::Exists) {
