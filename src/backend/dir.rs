@@ -297,6 +297,10 @@ impl Backend for Dir {
         self.0.syncer.sync_content(names)
     }
 
+    fn forget_synced(&self, names: &[ObjectName]) {
+        names.iter().filter_map(|name| self.0.open.known_mark(name)).for_each(|mark| mark.forget_synced());
+    }
+
     fn delete(&self, name: &ObjectName) -> Result<()> {
         let place = dir_layout::place(name);
         self.0.files.unlink(&place.path()).map_err(|e| Error::from_io("delete", e).on(name))?;

@@ -38,8 +38,8 @@ struct MarkState {
     written: u64,
     /// The value of `written` that is known to be durable.
     synced: u64,
-    /// We made this object or have synced its content once, so that nothing older can
-    /// be waiting in the page cache either.
+    /// We made this object or have synced its content once since others could write to
+    /// it, so that nothing of theirs can be waiting in the page cache.
     known: bool,
     name: NameState,
     /// Closed with unsynced writes: only a `syncfs` reports their errors.
@@ -128,6 +128,11 @@ impl Mark {
         if state.failed.is_none() {
             state.failed = Some(error.duplicate());
         }
+    }
+
+    /// Somebody else may have written to the object.
+    pub fn forget_synced(&self) {
+        self.0.lock().known = false;
     }
 
     fn has_unsynced_data(&self) -> bool {

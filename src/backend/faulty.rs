@@ -337,6 +337,10 @@ impl Backend for Faulty {
         })
     }
 
+    fn forget_synced(&self, names: &[ObjectName]) {
+        self.inner.forget_synced(names);
+    }
+
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.change(Method::Delete, 0, &[name], |inner| inner.delete(name), || {
             let name = name.clone();

@@ -132,6 +132,11 @@ pub trait Backend: fmt::Debug + Send + Sync {
         self.sync(names)
     }
 
+    /// Another process may have written to these objects since this backend
+    /// value last synced them: what it knows of that counts no more, and the
+    /// next `sync` or `sync_content` of each covers what anybody wrote.
+    fn forget_synced(&self, names: &[ObjectName]);
+
     /// Removes an object. Durable whenever the place gets to it: a deleted
     /// object may be back after a crash. Error: `NotFound`.
     fn delete(&self, name: &ObjectName) -> Result<()>;

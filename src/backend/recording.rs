@@ -216,6 +216,10 @@ impl Backend for Recording {
         self.recorded(Op::SyncContent { names: names.into() }, |inner| inner.sync_content(names))
     }
 
+    fn forget_synced(&self, names: &[ObjectName]) {
+        self.inner.forget_synced(names);
+    }
+
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.recorded(Op::Delete { name: name.clone() }, |inner| inner.delete(name))
     }

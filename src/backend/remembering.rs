@@ -114,6 +114,10 @@ impl Backend for Remembering {
         self.inner.sync(names)
     }
 
+    fn forget_synced(&self, names: &[ObjectName]) {
+        self.inner.forget_synced(names);
+    }
+
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.forget(name);
         self.inner.delete(name)

@@ -75,6 +75,9 @@ impl Backend for Watched {
     fn sync(&self, names: &[ObjectName]) -> Result<()> {
         self.memory.sync(names)
     }
+    fn forget_synced(&self, names: &[ObjectName]) {
+        self.memory.forget_synced(names);
+    }
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.memory.delete(name)
     }

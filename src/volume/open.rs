@@ -282,6 +282,8 @@ fn load_before(
 /// every block that the last epochs may have written in place.
 fn sync_all(store: &Store, name: &str, loaded: &Loaded) -> Result<()> {
     let segments: Vec<ObjectName> = loaded.replayed.segments.values().map(|s| s.name.clone()).collect();
+    // This process may have had the volume before, and synced all of them.
+    store.log().forget_synced(&segments);
     store.log().sync(&segments)?;
     let state = &loaded.state;
     let mut epochs = HashSet::new();
@@ -315,6 +317,7 @@ fn sync_all(store: &Store, name: &str, loaded: &Loaded) -> Result<()> {
         segments.len(),
         blocks.len()
     );
+    store.blocks().forget_synced(&blocks);
     store.blocks().sync(&blocks)
 }
 

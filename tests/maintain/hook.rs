@@ -127,6 +127,10 @@ impl Backend for Hook {
         self.memory.sync(names)
     }
 
+    fn forget_synced(&self, names: &[ObjectName]) {
+        self.memory.forget_synced(names);
+    }
+
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.call(Some(name))?;
         self.memory.delete(name)?;

@@ -63,6 +63,9 @@ impl Backend for Meddled {
     fn sync(&self, names: &[ObjectName]) -> Result<()> {
         self.memory.sync(names)
     }
+    fn forget_synced(&self, names: &[ObjectName]) {
+        self.memory.forget_synced(names);
+    }
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.run(&self.before, &format!("delete {name}"))?;
         self.memory.delete(name)
