@@ -161,11 +161,14 @@ fn work_on(work: Work, shared: Option<Arc<Shared>>) -> Outcome {
         (Work::Fail(request, error), _) => Outcome::Answer(request, Err(error)),
         (Work::Request(request), Some(shared)) => {
             let access = if request.write { Access::Write } else { Access::Read };
-            match shared.open.get(verb(request.write), &request.name, access) {
-                Ok(file) => shared.start(request, file),
+            let file = match shared.open.get(verb(request.write), &request.name, access) {
+                Ok(file) => file,
                 Err(error) => return Outcome::Answer(request, Err(error)),
-            }
-            Outcome::Nothing
+            };
+            // Here and now: another thread would have to be woken.
+            let Some(request) = shared.admit(request, &file) else { return Outcome::Nothing };
+            let (request, result) = shared.transfer(request, file);
+            Outcome::Answer(request, result)
         }
         (Work::Here(request, file), Some(shared)) => {
             let (request, result) = shared.transfer(request, file);
@@ -205,41 +208,48 @@ impl Shared {
 
     /// Checks a request and sends it the right way.
     fn start(self: &Arc<Shared>, request: Request, file: Arc<OpenFile>) {
-        let bytes = request.buf.len() as u64;
+        match self.admit(request, &file) {
+            // A write into the page cache.
+            Some(request) if request.write && file.alignment == 1 => self.help(Work::Here(request, file)),
+            Some(request) => self.transfer_or_hand_over(request, file),
+            None => {}
+        }
+    }
+
+    /// Checks a request, and has the gate let a direct write in. `None`: it
+    /// was refused, or waits at the gate.
+    fn admit(self: &Arc<Shared>, request: Request, file: &Arc<OpenFile>) -> Option<Request> {
+        let (bytes, alignment) = (request.buf.len() as u64, file.alignment);
         if request.offset_bytes.checked_add(bytes).is_none_or(|end| end > file.bytes) {
             let (name, offset_bytes) = (&request.name, request.offset_bytes);
             let error = beyond_end(verb(request.write), name, offset_bytes, bytes, file.bytes);
-            return self.help(Work::Fail(request, error));
+            self.help(Work::Fail(request, error));
+            return None;
         }
-        if file.alignment == 1 {
-            if request.write {
-                return self.help(Work::Here(request, file));
-            }
-            return self.transfer_or_hand_over(request, file);
+        if alignment == 1 {
+            return Some(request);
         }
-        let alignment = file.alignment;
         if request.offset_bytes % alignment as u64 != 0 || !request.buf.is_aligned(alignment) {
             let error = Error::new(ErrorKind::Invalid, verb(request.write))
                 .on(&request.name)
                 .at(request.offset_bytes)
                 .because(format!("offset, length and memory must be multiples of {alignment}"));
-            return self.help(Work::Fail(request, error));
+            self.help(Work::Fail(request, error));
+            return None;
         }
         if !request.write {
-            return self.transfer_or_hand_over(request, file);
+            return Some(request);
         }
         let mut request = Some(request);
         let let_in = file.gate.enter_or_defer(|| {
-            let (shared, file, request) = (Arc::clone(self), Arc::clone(&file), request.take());
+            let (shared, file, request) = (Arc::clone(self), Arc::clone(file), request.take());
             Box::new(move || {
                 if let Some(request) = request {
                     shared.hand_over(request, file);
                 }
             })
         });
-        if let (true, Some(request)) = (let_in, request) {
-            self.transfer_or_hand_over(request, file);
-        }
+        request.filter(|_| let_in)
     }
 
     /// To a helper where that is the shorter way, else to the kernel. A
