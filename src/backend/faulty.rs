@@ -53,6 +53,9 @@ pub enum Fault {
     Fail(ErrorKind),
     /// Applied, and reported as `Unknown`.
     FailAfterApplying,
+    /// Applied, and reported so all the same: as a write or a punch may that
+    /// says it failed.
+    FailApplied(ErrorKind),
     /// Reported as `Unknown`, and applied when the test calls `settle_late`.
     ApplyLate,
     /// A read gives this many bytes fewer than there are.
@@ -231,6 +234,10 @@ impl Faulty {
                 call(self.inner.as_ref())?;
                 return failed(ErrorKind::Unknown);
             }
+            Some(Fault::FailApplied(kind)) => {
+                call(self.inner.as_ref())?;
+                return failed(kind);
+            }
             Some(Fault::ApplyLate) => {
                 self.state.late.lock().push(late());
                 return failed(ErrorKind::Unknown);
@@ -258,7 +265,10 @@ impl Faulty {
     }
 
     fn looked(&self, method: Method, names: &[&ObjectName], fault: &Fault) -> Error {
-        let kind = if let Fault::Fail(kind) = fault { *kind } else { ErrorKind::Unknown };
+        let kind = match fault {
+            Fault::Fail(kind) | Fault::FailApplied(kind) => *kind,
+            _ => ErrorKind::Unknown,
+        };
         let error = Error::new(kind, method.verb()).because("injected");
         match names.first() {
             Some(name) => error.on(name),
@@ -407,15 +417,18 @@ mod tests {
         assert!(store.create(&block(3), b"x").unwrap_err().is(ErrorKind::Unknown));
         assert!(store.stat(&block(3)).is_ok(), "applied");
 
+        store.inject(Rule::new(Fault::FailApplied(ErrorKind::NoSpace)).on(Method::Write));
+        assert!(store.write_at(&block(1), 1, &[6]).unwrap_err().is(ErrorKind::NoSpace));
+
         store.inject(Rule::new(Fault::ApplyLate));
         assert!(store.write_at(&block(1), 0, &[8]).unwrap_err().is(ErrorKind::Unknown));
         let mut buf = [0; 100];
         store.read_at(&block(1), 0, &mut buf).unwrap();
-        assert_eq!(buf[0], 7);
+        assert_eq!(buf[..3], [7, 6, 7]);
         assert_eq!(store.settle_late().len(), 1);
         store.inject(Rule::new(Fault::FlipBit(8)).on(Method::Read));
         store.read_at(&block(1), 0, &mut buf).unwrap();
-        assert_eq!(buf[..3], [8, 6, 7]);
+        assert_eq!(buf[..3], [8, 7, 7]);
         store.inject(Rule::new(Fault::Truncate(1)).on(Method::Read));
         assert_eq!(store.read_at(&block(1), 0, &mut buf).unwrap(), 99);
 
@@ -426,6 +439,6 @@ mod tests {
         store.clear();
         assert_eq!(store.list("", None, 9).unwrap().len(), 3);
         assert_eq!((store.calls(Method::Create), store.bytes(Method::Create)), (4, 103));
-        assert_eq!(store.struck(), 8);
+        assert_eq!(store.struck(), 9);
     }
 }

@@ -294,7 +294,10 @@ impl Volume {
             self.is_closed.store(true, Ordering::Release);
             result = result.and(self.log.discard_spare());
         }
-        let certain = !self.is_uncertain.load(Ordering::Acquire);
+        // What a failed write left in an own object must never be taken for
+        // zeroes: the next holder does not know of it, and needs a new epoch.
+        let tainted = !self.state.lock().tainted.is_empty();
+        let certain = !tainted && !self.is_uncertain.load(Ordering::Acquire);
         let clean = result.is_ok() && certain && !self.is_poisoned.load(Ordering::Acquire);
         if let Some(lease) = self.lease.lock().take() {
             result = result.and(lease.release(clean));

@@ -109,7 +109,8 @@ pub struct State {
     pub dirty: HashSet<(Id, u64)>,
     pub unrecorded: BTreeMap<u64, Unrecorded>,
     /// Blocks whose own object may hold content that nothing vouches for,
-    /// because a write into it failed: it does not begin as zeroes any more.
+    /// because a write into it failed: it does not begin as zeroes any more
+    /// in this epoch.
     pub tainted: HashSet<u64>,
     pub size_bytes: u64,
     pub block_bytes: u64,

@@ -16,6 +16,7 @@ use crate::name::{ObjectName, SnapshotName, VolumeName};
 
 mod reading;
 mod rollback;
+mod tainted;
 
 const BLOCK: u64 = 16 << 10;
 
