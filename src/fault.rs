@@ -37,7 +37,7 @@ pub enum Planted {
     ShrinkKeepsTail,
     /// 14: a damaged record below the durable position passes for the tail.
     DamageIsTail,
-    /// 9: a snapshot is published from a map that lacks its pieces.
+    /// 7: a snapshot is published from a map that lacks its pieces.
     PublishWithoutPieces,
     /// 16: removing one of two names removes the volume.
     RemoveBothNames,
@@ -53,6 +53,10 @@ pub enum Planted {
     SettleZeroesRest,
     /// 2: the content of a new own block is made durable, its name is not.
     NameNotSynced,
+    /// 9: who publishes does not see that a gc has begun meanwhile.
+    GenerationIgnored,
+    /// 6: who creates a numbered object does not look for a higher one.
+    NumberMadeAgain,
 }
 
 impl Planted {
@@ -80,6 +84,8 @@ impl Planted {
         Planted::SealIgnored,
         Planted::SettleZeroesRest,
         Planted::NameNotSynced,
+        Planted::GenerationIgnored,
+        Planted::NumberMadeAgain,
     ];
 }
 

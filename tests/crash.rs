@@ -36,6 +36,8 @@ mod model;
 mod named;
 #[path = "crash/observe.rs"]
 mod observe;
+#[path = "crash/others.rs"]
+mod others;
 #[path = "crash/report.rs"]
 mod report;
 #[path = "crash/run.rs"]
@@ -83,6 +85,38 @@ fn no_crash_breaks_a_promise() {
         panic!("a crash breaks a promise\n{violation}");
     }
     assert!(summary.distinct >= STATES_MIN.min(plan(Planted::None).states), "too few states");
+}
+
+/// A rule without a planted fault is one that nobody would miss.
+#[test]
+fn every_ordering_rule_has_a_planted_fault() {
+    let source = include_str!("../src/fault.rs");
+    let names: Vec<String> = Planted::ALL.iter().map(|planted| format!("{planted:?}")).collect();
+    // The rule that a fault breaks, as the comment above it says.
+    let rule_of = |name: &str| -> Option<u32> {
+        let above = source.split_once(&format!("\n    {name},\n"))?.0;
+        let comment = above.lines().rev().take_while(|line| line.trim().starts_with("///")).last()?;
+        comment.trim().strip_prefix("/// ")?.split_once(':')?.0.parse().ok()
+    };
+    let of_names: Vec<Option<u32>> = names.iter().map(|name| rule_of(name)).collect();
+    let (_, section) = include_str!("../docs/design.md").split_once("## Ordering rules").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let mut rules = 0;
+    for row in section.lines().filter_map(|line| line.strip_prefix("| ")) {
+        let mut cells = row.split(" | ");
+        let Some(rule) = cells.next().and_then(|number| number.parse::<u32>().ok()) else { continue };
+        rules += 1;
+        assert_eq!(rule, rules, "rules are counted without gaps");
+        let guards = cells.last().unwrap();
+        let named: Vec<&String> = names.iter().filter(|name| guards.contains(&format!("`{name}`"))).collect();
+        let planted: Vec<&String> =
+            names.iter().zip(&of_names).filter(|(_, of)| **of == Some(rule)).map(|(name, _)| name).collect();
+        assert!(!planted.is_empty(), "rule {rule} has no planted fault");
+        assert_eq!(named, planted, "rule {rule}: what docs/design.md names, and what src/fault.rs says");
+    }
+    assert!(rules >= 16, "only {rules} rules are found");
+    let beyond = |of: &Option<u32>| of.is_none_or(|rule| rule > rules);
+    assert!(!of_names.iter().any(beyond), "a fault of no rule: {of_names:?}");
 }
 
 #[test]

@@ -90,6 +90,21 @@ pub enum Act {
         zero: bool,
         during: Box<Act>,
     },
+    /// A whole gc runs within the `nth` call of the store, counted as in
+    /// `Visited`.
+    Collected {
+        nth: u64,
+        turns: bool,
+        during: Box<Act>,
+    },
+    /// The holder falls asleep, and another one takes its volume.
+    Sleep {
+        volume: usize,
+    },
+    /// It wakes up and adds a head, or else a segment of the log.
+    Wake {
+        adds_head: bool,
+    },
     Failing {
         nth: u64,
         failure: Failure,

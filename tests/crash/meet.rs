@@ -111,6 +111,7 @@ impl World {
             during,
             Act::Failing { .. }
                 | Act::Visited { .. }
+                | Act::Collected { .. }
                 | Act::Held { .. }
                 | Act::Haunted { .. }
                 | Act::RenameHalf { .. }

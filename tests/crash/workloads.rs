@@ -136,11 +136,65 @@ fn meeting(seed: u64) -> Workload {
     Workload { family: "meeting", seed, setup: SMALL, acts }
 }
 
+/// A gc within what publishes something.
+fn collecting(seed: u64) -> Workload {
+    let mut random = Seeded(seed);
+    let mut acts = vec![Act::Write { volume: 0, at: 0, bytes: 3 * BLOCK }, Act::Snapshot { volume: 0 }];
+    for _ in 0..4 {
+        let at = random.below(24) * 4096;
+        acts.push(Act::Write { volume: 0, at, bytes: 4096 });
+        let during = match random.below(6) {
+            0 => Act::Publish { volume: 0 },
+            1 => Act::Rollback { volume: 0, which: random.below(4) as usize },
+            2 => Act::Clone { volume: 0, which: random.below(4) as usize },
+            3 => Act::Snapshot { volume: 0 },
+            _ => Act::Settle { volume: 0 },
+        };
+        let turns = !random.one_in(3);
+        let nth = random.below(if turns { 12 } else { 24 });
+        acts.push(Act::Collected { nth, turns, during: Box::new(during) });
+        if random.one_in(3) {
+            acts.push(Act::Kill { volume: 0 });
+        }
+    }
+    acts.push(Act::Read { volume: 0 });
+    Workload { family: "collecting", seed, setup: SMALL, acts }
+}
+
+/// A holder sleeps while others go on, so far that numbers which it would use
+/// next have been used and cleaned away.
+fn sleeping(seed: u64) -> Workload {
+    let mut random = Seeded(seed);
+    let mut acts = vec![Act::Write { volume: 0, at: 0, bytes: 4 * BLOCK }, Act::Sleep { volume: 0 }];
+    for _ in 0..2 + random.below(3) {
+        let at = random.below(16) * 4096;
+        acts.push(Act::Snapshot { volume: 0 });
+        acts.push(Act::Write { volume: 0, at, bytes: 4096 });
+        acts.push(match random.below(4) {
+            0 => Act::Flush { volume: 0 },
+            1 => Act::Kill { volume: 0 },
+            2 => Act::Reopen { volume: 0 },
+            _ => Act::Settle { volume: 0 },
+        });
+        if random.one_in(2) {
+            acts.push(Act::Settle { volume: 0 });
+        }
+    }
+    acts.push(Act::Wake { adds_head: random.one_in(2) });
+    acts.push(Act::Write { volume: 0, at: 0, bytes: 512 });
+    acts.push(Act::Reopen { volume: 0 });
+    acts.push(Act::Read { volume: 0 });
+    Workload { family: "sleeping", seed, setup: SMALL, acts }
+}
+
 /// An endless list; `nth` of it with `seed` is always the same.
 pub fn nth(nth: u64, seed: u64) -> Workload {
     let seed = mix(mix(seed, 0xA5A5), nth);
-    if nth % 4 == 3 {
-        return meeting(seed);
+    match nth % 24 {
+        7 | 19 => return collecting(seed),
+        15 => return sleeping(seed),
+        rest if rest % 4 == 3 => return meeting(seed),
+        _ => {}
     }
     let family = FAMILIES[((nth - nth / 4) % FAMILIES.len() as u64) as usize];
     let mut random = Seeded(seed);

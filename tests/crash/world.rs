@@ -26,9 +26,11 @@ pub struct World {
     pub disk: Arc<Disk>,
     pub values: Arc<Values>,
     pub model: Shared,
-    store: Store,
+    pub store: Store,
     pub handles: Vec<Option<Arc<Volume>>>,
-    options: OpenOptions,
+    /// A holder that does not know that it was taken over.
+    pub asleep: Option<(usize, Arc<Volume>)>,
+    pub options: OpenOptions,
     pub counter: Arc<AtomicU32>,
     names_made: u32,
     log_limit_bytes: u64,
@@ -102,6 +104,7 @@ impl World {
             model: Arc::new(Mutex::new(model)),
             store,
             handles,
+            asleep: None,
             options: OpenOptions { log_limit_bytes: setup.log_limit_bytes, ..base.clone() },
             counter: Arc::new(AtomicU32::new(first)),
             names_made: first,
@@ -121,7 +124,7 @@ impl World {
         self.publish();
     }
 
-    fn fresh(&mut self, prefix: &str) -> String {
+    pub fn fresh(&mut self, prefix: &str) -> String {
         self.names_made += 1;
         format!("{prefix}{}", self.names_made)
     }
@@ -145,6 +148,8 @@ impl World {
             Act::Visited { nth, turns, at, bytes, zero, during } => {
                 return self.visited((*nth, *turns), (*at, *bytes, *zero), during)
             }
+            Act::Collected { nth, turns, during } => return self.collected((*nth, *turns), during),
+            Act::Wake { adds_head } => return self.wake(*adds_head),
             Act::Failing { nth, failure, during } => return self.failing(*nth, *failure, during),
             Act::Gc => return self.gc(),
             Act::Write { volume, .. }
@@ -164,6 +169,7 @@ impl World {
             | Act::Remove { volume }
             | Act::Reopen { volume }
             | Act::Kill { volume }
+            | Act::Sleep { volume }
             | Act::Read { volume }
             | Act::Held { volume, .. }
             | Act::Haunted { volume, .. } => *volume,
@@ -251,7 +257,12 @@ impl World {
             Act::Read { .. } => self.read(at),
             Act::Held { at: offset, bytes, during, .. } => self.held(at, *offset, *bytes, during),
             Act::Haunted { at: offset, bytes, .. } => self.haunted(at, *offset, *bytes),
-            Act::Visited { .. } | Act::Failing { .. } | Act::Gc => Ok(()),
+            Act::Sleep { .. } => self.sleep(at),
+            Act::Visited { .. }
+            | Act::Collected { .. }
+            | Act::Wake { .. }
+            | Act::Failing { .. }
+            | Act::Gc => Ok(()),
         }
     }
 
@@ -310,7 +321,7 @@ impl World {
         Ok(())
     }
 
-    fn flushing(
+    pub fn flushing(
         &mut self,
         at: usize,
         with: impl FnOnce(&mut World) -> std::result::Result<(), Stop>,
