@@ -106,7 +106,7 @@ typedef struct archipelago_info {
     uint64_t block_bytes;      /* size of one block */
     uint64_t own_bytes;        /* storage that only this volume uses, about */
     uint64_t shared_bytes;     /* storage shared with snapshots and clones */
-    uint32_t request_alignment_bytes; /* of offsets and lengths: 1 to 512 */
+    uint32_t request_alignment_bytes; /* for whole sectors: 1 or 512, see below */
     uint32_t memory_alignment_bytes;  /* of buffers, to avoid a copy */
     uint8_t  volume_id[16];
     uint8_t  read_only;        /* 1 if opened so */
@@ -129,9 +129,13 @@ int archipelago_get_info(archipelago_volume *volume, archipelago_info *info);
 #define ARCHIPELAGO_ZERO_UNMAP 0x02u
 
 /*
- * offset and the iovecs' total length need no alignment beyond
- * request_alignment_bytes. Past the end: reads and writes complete with
- * -EINVAL. `iov` itself is copied; the memory it names is not.
+ * Any offset and any total length of the iovecs will do. But a sector of 512
+ * bytes that is written in part may hold a mix of old and new bytes after a
+ * crash, until it has been flushed. Whoever reads and writes in multiples of
+ * request_alignment_bytes, as QEMU does for its guests, has whole sectors: 512,
+ * or 1 where the volume ends within a sector, and a caller that wants all
+ * others whole sees to that itself. Past the end: reads and writes complete
+ * with -EINVAL. `iov` itself is copied; the memory it names is not.
  */
 void archipelago_read_submit(archipelago_volume *volume, uint64_t offset,
                              const struct iovec *iov, int iovcnt,

@@ -142,7 +142,7 @@ pub fn info(handle: &Handle) -> Result<Info> {
         block_bytes: volume.block_bytes,
         own_bytes: usage.0,
         shared_bytes: usage.1,
-        request_alignment_bytes: if alignment > 1 { 512 } else { 1 },
+        request_alignment_bytes: request_alignment_bytes(handle.device.size_bytes(), alignment),
         memory_alignment_bytes: alignment.max(1),
         volume_id: volume.id.to_bytes(),
         read_only: u8::from(volume.mode() == Mode::ReadOnly),
@@ -150,6 +150,18 @@ pub fn info(handle: &Handle) -> Result<Info> {
         zero_init: u8::from(volume.is_all_zero()),
         reserved: [0; 37],
     })
+}
+
+/// A caller that reads and writes whole sectors never finds one mixed after a
+/// crash. A volume that ends within a sector has a part of one to write; past
+/// the page cache that is all the same.
+fn request_alignment_bytes(size_bytes: u64, memory_alignment_bytes: u32) -> u32 {
+    let sector_bytes = 512;
+    match size_bytes % u64::from(sector_bytes) {
+        0 => sector_bytes,
+        _ if memory_alignment_bytes > 1 => sector_bytes,
+        _ => 1,
+    }
 }
 
 /// Own and shared bytes; zeroes if that cannot be told now.

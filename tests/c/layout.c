@@ -45,7 +45,8 @@ int main(void)
     SAME(both.info.read_only, 0);
     SAME(both.info.active, 1);
     SAME(both.info.zero_init, 1);
-    CHECK(both.info.request_alignment_bytes >= 1 && both.info.request_alignment_bytes <= 4096);
+    /* A sector that is written in part may be mixed after a crash: QEMU must not do that. */
+    SAME(both.info.request_alignment_bytes, 512);
     CHECK(both.info.memory_alignment_bytes >= 1 && both.info.memory_alignment_bytes <= 4096);
     CHECK(memcmp(both.info.reserved, zero, sizeof zero) == 0);
     CHECK(memcmp(both.info.volume_id, zero, sizeof both.info.volume_id) != 0);

@@ -6,10 +6,13 @@ int main(void)
     archipelago_volume *v = lab_new("v", 3 * BLOCK + 100);
     archipelago_info info;
 
+    SAME(archipelago_get_info(v, &info), 0);
+    SAME(info.request_alignment_bytes, 1);
     SAME(lab_put(v, 0, 3 * BLOCK + 100, 1), 0);
     SAME(lab_resize(v, 6 * BLOCK, 0), 0);
     SAME(archipelago_size(v), 6 * BLOCK);
     SAME(archipelago_get_info(v, &info), 0);
+    SAME(info.request_alignment_bytes, 512);
     SAME(info.size_bytes, 6 * BLOCK);
     CHECK(lab_holds(v, 0, 3 * BLOCK + 100, 1) && lab_holds(v, 3 * BLOCK + 100, 3 * BLOCK - 100, 0));
     SAME(lab_put(v, 5 * BLOCK, BLOCK, 2), 0);
