@@ -113,6 +113,21 @@ fn a_full_disk_leaves_nothing_behind() {
     assert!(dir.list_all(prefix::ALL).unwrap().is_empty());
 }
 
+/// A server that is full is told of by the write after the one that is lost,
+/// and by no sync after that.
+#[test]
+fn a_full_server_has_lost_what_was_not_synced() {
+    for (file_system, is_lost) in [(EXT4, false), (NFS, true)] {
+        let (model, dir) = new(file_system, 256);
+        let names = blocks(&dir, 2);
+        model.fail_next("pwrite", Fail::Before(libc::ENOSPC));
+        assert_eq!(dir.write_at(&names[0], 0, b"more").unwrap_err().kind(), ErrorKind::NoSpace);
+        assert_eq!(dir.sync(&names[..1]).is_err(), is_lost);
+        assert_eq!(dir.sync_content(&names[..1]).is_err(), is_lost, "forgotten");
+        dir.sync(&names[1..]).unwrap();
+    }
+}
+
 /// A server made the link, and the answer was lost or is that of the second
 /// try.
 #[test]

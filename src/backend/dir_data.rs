@@ -366,7 +366,7 @@ impl Shared {
     /// All there is to do before the answer.
     fn end(&self, request: Request, file: &OpenFile, result: Result<()>) -> (Request, Result<()>) {
         if request.write {
-            file.mark.wrote();
+            file.wrote(result.as_ref().err().map(Error::kind));
             if file.alignment > 1 {
                 file.gate.leave();
             }

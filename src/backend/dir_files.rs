@@ -159,13 +159,29 @@ pub struct OpenFile {
     pub alignment: usize,
     pub mark: Arc<Mark>,
     pub gate: Gate,
+    /// Through the page cache to a server: see `wrote`.
+    is_remote: bool,
     used: AtomicBool,
 }
 
 impl OpenFile {
-    fn new(handle: Handle, bytes: u64, alignment: usize, mark: Arc<Mark>) -> OpenFile {
+    fn new(handle: Handle, bytes: u64, alignment: usize, mark: Arc<Mark>, is_local: bool) -> OpenFile {
         let (gate, used) = (Gate::default(), AtomicBool::new(true));
-        OpenFile { handle, bytes, alignment, mark, gate, used }
+        let is_remote = !is_local && alignment == 1;
+        OpenFile { handle, bytes, alignment, mark, gate, is_remote, used }
+    }
+
+    /// After a write, whatever came of it, before anybody is told.
+    ///
+    /// An NFS client whose server is full says so to the next write, which is
+    /// not the one that is lost, and then no more to a sync: it is we who must
+    /// remember.
+    pub fn wrote(&self, failure: Option<ErrorKind>) {
+        if self.is_remote && failure == Some(ErrorKind::NoSpace) {
+            let error = Error::new(ErrorKind::Unknown, "sync");
+            self.mark.fail(&error.because("the server had no room for what was written before"));
+        }
+        self.mark.wrote();
     }
 }
 
@@ -222,7 +238,8 @@ impl OpenFiles {
             (self.files.open(&path, false).map_err(|e| Error::from_io(operation, e).on(name))?, 1)
         };
         if access == Access::Read && !is_data(name) {
-            return Ok(Arc::new(OpenFile::new(handle, stat.bytes, alignment, Arc::default())));
+            let is_local = self.files.file_system().local;
+            return Ok(Arc::new(OpenFile::new(handle, stat.bytes, alignment, Arc::default(), is_local)));
         }
         Ok(self.insert(name, handle, stat.bytes, alignment))
     }
@@ -263,7 +280,8 @@ impl OpenFiles {
             return Arc::clone(file);
         }
         let mark = Arc::clone(table.marks.entry(name.clone()).or_default());
-        let file = Arc::new(OpenFile::new(handle, bytes, alignment, mark));
+        let is_local = self.files.file_system().local;
+        let file = Arc::new(OpenFile::new(handle, bytes, alignment, mark, is_local));
         table.open.insert(name.clone(), Arc::clone(&file));
         table.order.push_back(name.clone());
         if table.marks.len() > CLEAN_MARKS_MAX + 2 * table.open.len() {

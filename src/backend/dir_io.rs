@@ -10,6 +10,7 @@ use std::io;
 
 use super::dir_files::OpenFile;
 use super::dir_sys::Files;
+use crate::error::ErrorKind;
 
 /// Buffered writes are handed over in pieces of this: longer ones make others
 /// who write to the file wait.
@@ -113,7 +114,8 @@ pub fn write(files: &dyn Files, file: &OpenFile, offset_bytes: u64, data: &[u8])
 /// the write is done again, whole, on the file that is looked up next.
 fn mark(file: &OpenFile, result: io::Result<()>) -> io::Result<()> {
     if !result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ESTALE)) {
-        file.mark.wrote();
+        let errno = result.as_ref().err().and_then(io::Error::raw_os_error);
+        file.wrote(errno.map(ErrorKind::from_errno));
     }
     result
 }
