@@ -268,15 +268,25 @@ fn what_takes_effect_late_changes_nothing() {
 
 #[test]
 fn a_full_store_stops_nobody_once_there_is_room() {
-    // A log segment has its room when it is made: only blocks grow by a write.
-    for (method, kind) in [(Method::Create, ""), (Method::CreateSparse, ""), (Method::Write, "block/")] {
+    // A log segment has its room when it is made, but not everywhere.
+    let not_applied = Fault::Fail(ErrorKind::NoSpace);
+    let applied = Fault::FailApplied(ErrorKind::NoSpace);
+    for (method, kind, fault, times) in [
+        (Method::Create, "", &not_applied, 3),
+        (Method::CreateSparse, "", &not_applied, 3),
+        (Method::Write, "block/", &not_applied, 3),
+        (Method::Write, "log/", &not_applied, 3),
+        (Method::Write, "block/", &applied, 3),
+        // The second would be what clears the batch.
+        (Method::Write, "log/", &applied, 1),
+    ] {
         for number in 0.. {
             let faulty = Faulty::new(Arc::new(Memory::new()));
             let mut world = World::new(&faulty);
-            let full = Rule::new(Fault::Fail(ErrorKind::NoSpace)).on(method).named(kind);
-            faulty.inject(full.after(number).times(3));
+            let full = Rule::new(fault.clone()).on(method).named(kind);
+            faulty.inject(full.after(number).times(times));
             world.run();
-            let what = format!("{method:?} {number} finds the store full");
+            let what = format!("{method:?} {number} of {kind} finds the store full: {fault:?}");
             if faulty.struck() == 0 {
                 break;
             }

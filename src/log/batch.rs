@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::format::{granule_count, BatchHeader, Record, ALIGN_BYTES, BATCH_HEADER_BYTES};
 use super::{Appended, Draft, Log, Segment};
 use crate::codec::Writer;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sys::iobuf::AlignedBytes;
 
 const ALIGN: usize = ALIGN_BYTES as usize;
@@ -88,14 +88,31 @@ pub(super) fn make_ready(log: &Log, drafts: Vec<Draft>) -> Option<Ready> {
     Some(Ready { segment, offset_bytes, data, rest })
 }
 
+/// True if `finish` has to clear what is left of the batch, and may block.
+pub(super) fn must_clear(written: &Result<()>) -> bool {
+    written.as_ref().is_err_and(|error| error.is(ErrorKind::NoSpace))
+}
+
 /// The batch is written, or is not: runs the completions, in order.
+///
+/// A store that is full has certainly not applied all of it, or not later, but
+/// may have applied any part. If a crash could show the batch, it would come
+/// back over what is written in place after its requests have failed.
 pub(super) fn finish(log: &Log, rest: Rest, written: Result<()>) {
+    let must_clear = must_clear(&written);
     if let Err(error) = written {
+        if must_clear && rest.segment.clear_batch(rest.position - rest.start).is_ok() {
+            return fail_all(rest.drafts, &error);
+        }
+        let error = if must_clear { error.with_kind(ErrorKind::Unknown) } else { error };
         let error = log.fail(error);
         return fail_all(rest.drafts, &error);
     }
     {
         let mut inner = log.inner.lock();
+        if let Some(current) = &mut inner.current {
+            current.opening = None;
+        }
         inner.tail = rest.position + rest.layout.total_bytes as u64;
         inner.last = (rest.segment.number, (inner.tail - rest.start) as u32);
     }

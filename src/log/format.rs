@@ -285,6 +285,11 @@ impl SegmentHeader {
     }
 }
 
+/// True for the front of what may pass for a batch.
+pub fn begins_batch(data: &[u8]) -> bool {
+    data.starts_with(BATCH_MAGIC)
+}
+
 /// The fixed part of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchHeader {

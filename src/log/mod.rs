@@ -7,7 +7,9 @@
 //!
 //! An append is in the store, not yet durable, when it completes; `sync`
 //! makes it durable. After a write or a sync failed, nothing is known about
-//! the rest of the log and every later call fails.
+//! the rest of the log and every later call fails. The exception is a store
+//! that is full: what such a batch may have left is cleared and that made
+//! durable, its appends fail, and the next batch is written at its place.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -128,6 +130,9 @@ struct Inner {
 struct Current {
     segment: Arc<Segment>,
     start: u64,
+    /// The record that must come first in it, until its first batch is in:
+    /// only then does the segment belong to the log.
+    opening: Option<Record>,
 }
 
 impl Log {
@@ -203,9 +208,18 @@ impl Log {
         let (log, ours, then) = (Arc::clone(self), Arc::clone(path), Arc::clone(later));
         let rest = ready.rest;
         let done = Box::new(move |written| {
-            batch::finish(&log, rest, written);
-            log.note_completed();
-            log.drive_native(&ours, &then);
+            let must_clear = batch::must_clear(&written);
+            let later = Arc::clone(&then);
+            let go_on = move || {
+                batch::finish(&log, rest, written);
+                log.note_completed();
+                log.drive_native(&ours, &then);
+            };
+            if must_clear {
+                later(Box::new(go_on));
+            } else {
+                go_on();
+            }
         });
         path.submit_write(&ready.segment.name, ready.offset_bytes, ready.data.into_iobuf(), done);
     }
@@ -260,6 +274,10 @@ impl Log {
                 return Ok(());
             }
             let Some(current) = &inner.current else { return Ok(()) };
+            // All before it was synced when it was begun.
+            if current.opening.is_some() {
+                return Ok(());
+            }
             (Arc::clone(&current.segment), inner.tail)
         };
         if !fault::on(fault::Planted::LogNotSynced) {
@@ -437,7 +455,7 @@ impl Log {
             }
             if let Some(current) = &inner.current {
                 if inner.tail - current.start + bytes <= current.segment.bytes {
-                    return Ok(None);
+                    return Ok(current.opening.clone());
                 }
             }
         }
@@ -459,9 +477,9 @@ impl Log {
         // belong to the log, and what says where the log ends must not count
         // its header.
         inner.durable = inner.durable.max(start);
-        inner.last = (segment.number, format::SEGMENT_HEADER_BYTES as u32);
-        inner.current = Some(Current { segment, start });
-        Ok(Some(Record::Open { start, previous, previous_bytes }))
+        let opening = Some(Record::Open { start, previous, previous_bytes });
+        inner.current = Some(Current { segment, start, opening: opening.clone() });
+        Ok(opening)
     }
 
     /// True if a batch of `bytes` fits into the current segment.

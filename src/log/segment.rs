@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-use super::format::{Seed, SegmentHeader, ALIGN_BYTES, SEGMENT_HEADER_BYTES};
+use super::format::{begins_batch, Seed, SegmentHeader, ALIGN_BYTES, SEGMENT_HEADER_BYTES};
 use crate::backend::window::Window;
 use crate::backend::{Backend, BackendExt, DataPath};
 use crate::clock;
@@ -245,6 +245,18 @@ impl Segment {
 
     pub(super) fn write(&self, offset_bytes: u64, data: &[u8]) -> Result<()> {
         self.backend.write_at(&self.name, offset_bytes, data)
+    }
+
+    /// Makes sure that no batch begins here, now and after a crash.
+    pub(super) fn clear_batch(&self, offset_bytes: u64) -> Result<()> {
+        let mut front = vec![0; ALIGN_BYTES as usize];
+        let read_bytes = self.backend.read_at(&self.name, offset_bytes, &mut front)?;
+        if !begins_batch(&front[..read_bytes]) {
+            return Ok(());
+        }
+        front.fill(0);
+        self.backend.write_at(&self.name, offset_bytes, &front)?;
+        self.sync()
     }
 
     /// For a segment that `create` made in this process: its name is durable.
