@@ -94,6 +94,8 @@ impl Lab {
     /// Runs a program of tests/c; it must end well, and in time.
     fn claim(&self, source: &str) {
         let mut child = Command::new(self.build(source))
+            // Cargo's goes before the program's own, and may lead to an older library.
+            .env_remove("LD_LIBRARY_PATH")
             .env("ARCHIPELAGO_CONFIG", self.folder.path().join("archipelago.toml"))
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
