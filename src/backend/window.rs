@@ -1,6 +1,8 @@
 //! A bounded number of requests in flight on a data path, for one thread that
 //! hands them over and waits for them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
@@ -8,7 +10,7 @@ use crate::error::{Error, Result};
 /// Counts requests in flight, of the even and of the odd rounds.
 #[derive(Debug)]
 pub struct Window {
-    in_flight_max: usize,
+    in_flight_max: AtomicUsize,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -27,15 +29,28 @@ impl State {
 
 impl Window {
     pub fn new(in_flight_max: usize) -> Window {
-        Window { in_flight_max: in_flight_max.max(1), state: Mutex::default(), changed: Condvar::new() }
+        let window =
+            Window { in_flight_max: AtomicUsize::new(1), state: Mutex::default(), changed: Condvar::new() };
+        window.widen(in_flight_max);
+        window
+    }
+
+    /// So many from now on.
+    pub fn widen(&self, in_flight_max: usize) {
+        self.in_flight_max.store(in_flight_max.max(1), Ordering::Relaxed);
+    }
+
+    fn in_flight_max(&self) -> usize {
+        self.in_flight_max.load(Ordering::Relaxed)
     }
 
     /// Waits for a place. Error: the first that there was.
     pub fn enter(&self, round: usize) -> Result<()> {
         let mut state = self.state.lock();
         // For half of them: to be woken up for each costs as much as it does.
-        if state.in_flight_all() >= self.in_flight_max {
-            while state.in_flight_all() > self.in_flight_max / 2 {
+        let in_flight_max = self.in_flight_max();
+        if state.in_flight_all() >= in_flight_max {
+            while state.in_flight_all() > self.in_flight_max() / 2 {
                 self.changed.wait(&mut state);
             }
         }
@@ -52,7 +67,7 @@ impl Window {
         if let Err(error) = result {
             state.failed.get_or_insert(error);
         }
-        if state.in_flight_all() <= self.in_flight_max / 2 || state.in_flight[round % 2] == 0 {
+        if state.in_flight_all() <= self.in_flight_max() / 2 || state.in_flight[round % 2] == 0 {
             self.changed.notify_all();
         }
     }

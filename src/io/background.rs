@@ -22,8 +22,9 @@ const IDLE: Duration = Duration::from_secs(2);
 /// for guests that never flush.
 const UNRECORDED_MAX: usize = 4096;
 
-/// What those who wait may go ahead by, in bytes, when there are none.
-const CREDIT_BYTES_MAX: f64 = 1_048_576.0;
+/// How far writers may fall behind what was settled for them and still take
+/// it, in bytes: settling tells of much at a time.
+const CREDIT_BYTES_MAX: f64 = 4_194_304.0;
 
 type Then = Box<dyn FnOnce(Result<()>) + Send>;
 
@@ -36,7 +37,7 @@ struct Parked {
 #[derive(Default)]
 struct State {
     parked: VecDeque<Parked>,
-    /// Bytes that may be logged by those who wait, of what was settled for it.
+    /// Bytes that may be logged, of what was settled for it.
     credit_bytes: f64,
     woken: bool,
     stopped: bool,
@@ -62,10 +63,28 @@ impl Background {
         self.wakeup.notify_one();
     }
 
+    /// Runs `then` when as much has been settled as allows to log `bytes`: at
+    /// once, if that is so already and nobody has waited longer.
+    pub fn slow_down(&self, bytes: u64, then: Then) {
+        {
+            let mut state = self.state.lock();
+            if !state.parked.is_empty() || state.credit_bytes < bytes as f64 {
+                state.parked.push_back(Parked { bytes, then });
+                self.wakeup.notify_one();
+                return;
+            }
+            state.credit_bytes -= bytes as f64;
+        }
+        then(Ok(()));
+    }
+
     /// Runs `then` once there is room in the log for `bytes`, or there cannot
     /// be.
     pub fn park(&self, bytes: u64, then: Then) {
-        self.state.lock().parked.push_back(Parked { bytes, then });
+        let mut state = self.state.lock();
+        // There was none for what had been allowed.
+        state.credit_bytes = 0.0;
+        state.parked.push_back(Parked { bytes, then });
         self.wakeup.notify_one();
     }
 
@@ -176,4 +195,41 @@ fn turn(inner: &Arc<Inner>, waiting: usize) -> Result<bool> {
     }
     let idle = inner.idle_for() > IDLE;
     volume.work_with(idle, &mut progress)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn counting(count: &Arc<AtomicUsize>) -> Then {
+        let count = Arc::clone(count);
+        Box::new(move |result| {
+            assert!(result.is_ok());
+            count.fetch_add(1, Ordering::SeqCst);
+        })
+    }
+
+    /// What can go wrong: a writer waits for settling to go on although what
+    /// was settled would do for it, overtakes one that waits, or asks again
+    /// and again for room in a full log.
+    #[test]
+    fn what_has_been_settled_is_used_before_anybody_waits() {
+        let background = Background::default();
+        let (first, second) = (Arc::default(), Arc::default());
+        background.slow_down(8192, counting(&first));
+        assert_eq!(first.load(Ordering::SeqCst), 0, "nothing has been settled");
+        assert_eq!(background.let_go_for(20_480.0), 1);
+        background.slow_down(8192, counting(&first));
+        assert_eq!(first.load(Ordering::SeqCst), 2, "there was enough for it");
+        background.slow_down(8192, counting(&first));
+        background.slow_down(4096, counting(&second));
+        assert_eq!(second.load(Ordering::SeqCst), 0, "it waits behind one that wants more");
+        assert_eq!(background.let_go_for(f64::INFINITY), 2);
+        assert_eq!((first.load(Ordering::SeqCst), second.load(Ordering::SeqCst)), (3, 1));
+        background.park(4096, counting(&second));
+        assert_eq!(background.let_go_for(0.0), 0, "what was allowed before the log was full");
+        background.let_go(1, &Ok(()));
+        assert_eq!(second.load(Ordering::SeqCst), 2);
+    }
 }

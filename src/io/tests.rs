@@ -197,3 +197,50 @@ fn the_background_makes_no_segment_after_a_hand_over() {
     }
     device.close().unwrap();
 }
+
+/// Scattered first writes, four times what the log holds, 32 at a time: each
+/// completes, and the log keeps to its limit.
+#[test]
+fn no_writer_stays_behind_when_the_log_fills() {
+    const LIMIT: u64 = 2 << 20;
+    const GRANULES: u64 = 4096;
+    let store = Store::init("test", Arc::new(Memory::new()), BLOCK).unwrap();
+    let volume = VolumeName::new("v").unwrap();
+    names::create(&store, &volume, GRANULES * 4096, BLOCK).unwrap();
+    let mut open = OpenOptions { log_limit_bytes: LIMIT, ..OpenOptions::default() };
+    open.log.segment_bytes = 256 << 10;
+    let options = DeviceOptions { volume, snapshot: None, open, active: Mode::Writable, no_flush: false };
+    let device = Device::open(store, options).unwrap();
+    wait(&device, 0, Operation::Write { buf: tagged(1, GRANULES as usize * 4096), fua: false }).unwrap();
+    device.snapshot(&SnapshotName::new("s").unwrap()).unwrap();
+    let (sender, receiver) = crossbeam_channel::unbounded::<Result<()>>();
+    let mut in_flight = 0;
+    for index in 0..2 * GRANULES {
+        if in_flight == 32 {
+            receiver.recv_timeout(Duration::from_secs(20)).expect("a write that never ends").unwrap();
+            in_flight -= 1;
+        }
+        let (sender, buf) = (sender.clone(), tagged(2 + index, 4096));
+        let operation = Operation::Write { buf, fua: false };
+        let offset_bytes = index * 2531 % GRANULES * 4096;
+        device.submit(Request { offset_bytes, operation }, Box::new(move |r| sender.send(r).unwrap()));
+        in_flight += 1;
+        let share = device.volume().log_share();
+        assert!(share < 1.25, "{share} of the log's limit");
+        if index == GRANULES {
+            device.snapshot(&SnapshotName::new("again").unwrap()).unwrap();
+        }
+    }
+    for _ in 0..in_flight {
+        receiver.recv_timeout(Duration::from_secs(20)).expect("a write that never ends").unwrap();
+    }
+    let buf = IoBuf::alloc(4096);
+    for index in GRANULES..2 * GRANULES {
+        let read = Operation::Read { buf: buf.clone() };
+        wait(&device, index * 2531 % GRANULES * 4096, read).unwrap();
+        let mut data = vec![0; 4096];
+        buf.copy_to(0, &mut data);
+        assert_eq!(sector_tag(&data), 2 + index);
+    }
+    device.close().unwrap();
+}

@@ -105,16 +105,20 @@ impl Writing {
                 let workers = Arc::clone(&self.inner.workers);
                 workers.run(move || self.begin(part, buf, Stage::Worker));
             }
-            Ok(Err(NotNow::LogFull | NotNow::LogBusy)) => {
+            Ok(Err(why @ (NotNow::LogFull | NotNow::LogBusy))) => {
                 let inner = Arc::clone(&self.inner);
                 let bytes = u64::from(part.end - part.start);
-                inner.background.park(bytes, Box::new(move |result| match result {
+                let then = Box::new(move |result| match result {
                     Ok(()) => {
                         let workers = Arc::clone(&self.inner.workers);
                         workers.run(move || self.begin(part, buf, Stage::Slowed));
                     }
                     Err(error) => self.fail_later(error),
-                }));
+                });
+                match why {
+                    NotNow::LogBusy => inner.background.slow_down(bytes, then),
+                    _ => inner.background.park(bytes, then),
+                }
             }
             Err(error) => self.fail_later(error),
         }

@@ -14,9 +14,10 @@ use crate::name::{prefix, Id, ObjectName};
 use crate::sys::iobuf::IoBuf;
 
 /// What one read brings at most, and how much between two pieces that nobody
-/// wants costs less than another read.
+/// wants costs less than another read on a data path. Out of the page cache
+/// such bytes cost as much as a call.
 const JOINED_BYTES_MAX: u64 = 512 << 10;
-const GAP_BYTES_MAX: u64 = 16 << 10;
+pub(super) const GAP_BYTES_MAX: u64 = 16 << 10;
 /// What is read before it is handed on.
 const MEMORY_BYTES: usize = 1 << 20;
 
@@ -34,7 +35,7 @@ impl Wanted<'_> {
 }
 
 /// One read for several pieces.
-struct Read {
+pub(super) struct Read {
     offset_bytes: u64,
     bytes: usize,
     /// In memory.
@@ -43,13 +44,13 @@ struct Read {
 }
 
 /// Joins what lies near enough.
-fn join(wanted: &[Wanted<'_>]) -> Vec<Read> {
+pub(super) fn join(wanted: &[Wanted<'_>], gap_bytes_max: u64) -> Vec<Read> {
     let mut reads: Vec<Read> = Vec::new();
     for (index, each) in wanted.iter().enumerate() {
         if let Some(last) = reads.last_mut() {
             let last_end = last.offset_bytes + last.bytes as u64;
             let end = each.end().max(last_end);
-            let is_near = each.offset_bytes <= last_end + GAP_BYTES_MAX;
+            let is_near = each.offset_bytes <= last_end + gap_bytes_max;
             if is_near && end - last.offset_bytes <= JOINED_BYTES_MAX {
                 last.bytes = (end - last.offset_bytes) as usize;
                 last.wanted.end = index + 1;
@@ -150,9 +151,9 @@ impl Segment {
         Ok(data)
     }
 
-    /// Reads many pieces, ordered by offset: in few large reads that take
-    /// small gaps between them along, and several at once where the backend
-    /// can. Every granule is checked against its sum. `visit` gets the index
+    /// Reads many pieces, ordered by offset: in few large reads, and where the
+    /// backend can several at once that take small gaps between pieces along.
+    /// Every granule is checked against its sum. `visit` gets the index
     /// and the content of each.
     pub fn read_many(
         &self,
@@ -162,7 +163,7 @@ impl Segment {
     ) -> Result<()> {
         let path = self.backend.data_path();
         let path = path.filter(|path| ALIGN_BYTES as usize % path.alignment_bytes() == 0);
-        let reads = join(wanted);
+        let reads = join(wanted, if path.is_some() { GAP_BYTES_MAX } else { 0 });
         let mut data = Vec::new();
         let mut left = reads.as_slice();
         while !left.is_empty() {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::format::ALIGN_BYTES;
-use super::segment::{Segment, Wanted};
+use super::segment::{join, Segment, Wanted, GAP_BYTES_MAX};
 use crate::backend::faulty::{Fault, Faulty, Method, Rule};
 use crate::backend::memory::Memory;
 use crate::backend::Backend;
@@ -61,7 +61,8 @@ fn everyone_gets_their_own_bytes_in_few_reads() {
     let (segment, sums) = filled(Arc::new(faulty.clone()));
     faulty.reset_counts();
     read_all(&segment, &sums).unwrap();
-    assert_eq!(faulty.calls(Method::Read), 4, "the first five together, and then each");
+    assert_eq!(faulty.calls(Method::Read), 6, "those that touch together, and nothing that nobody wants");
+    assert_eq!(join(&wanted(&sums), GAP_BYTES_MAX).len(), 4, "on a data path the first five together");
 }
 
 #[test]
@@ -91,12 +92,16 @@ fn damage_is_told_of_the_granule_that_has_it() {
 
 #[test]
 fn damage_between_pieces_is_nobodys() {
-    let faulty = Faulty::new(Arc::new(Memory::new()));
-    let (segment, sums) = filled(Arc::new(faulty.clone()));
+    use crate::backend::dir::{Dir, DirOptions};
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let options = DirOptions { direct: true, ..DirOptions::default() };
+    let (segment, sums) = filled(Arc::new(Dir::create(folder.path(), options).unwrap()));
     for granule in [2, 42, 720] {
         segment.write(granule * ALIGN_BYTES, b"x").unwrap();
     }
     read_all(&segment, &sums).unwrap();
+    let faulty = Faulty::new(Arc::new(Memory::new()));
+    let (segment, sums) = filled(Arc::new(faulty.clone()));
     // What cannot be read at all: each is then read by itself.
     faulty.inject(Rule::new(Fault::Fail(ErrorKind::Unavailable)).on(Method::Read));
     read_all(&segment, &sums).unwrap();

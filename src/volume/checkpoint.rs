@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::delta::Delta;
+use super::pace::pace;
 use super::settle::Progress;
 use super::state::{Cut, State};
 use super::Volume;
@@ -327,12 +328,14 @@ impl Volume {
         self.make_room_with(progress)
     }
 
-    /// Bytes that may be logged for each byte that is settled: so many that
-    /// the log is full when all that is in it has been settled, and not before.
+    /// Bytes that may be logged for each byte that is settled; see `pace`.
     pub fn log_pace(&self) -> f64 {
-        let used = self.log.bytes_since(self.state.lock().head.log.position);
-        let unsettled = used.saturating_sub(self.settled_bytes.load(Ordering::Relaxed));
-        self.log_limit_bytes.saturating_sub(used) as f64 / unsettled.max(1) as f64
+        self.log_pace_in(&self.state.lock())
+    }
+
+    pub(super) fn log_pace_in(&self, state: &State) -> f64 {
+        let used = self.log.bytes_since(state.head.log.position);
+        pace(self.log_limit_bytes, used, self.settled_bytes.load(Ordering::Relaxed))
     }
 
     /// The next unit of settling. True: something was done.

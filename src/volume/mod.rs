@@ -26,6 +26,7 @@ mod delta;
 mod flush;
 mod moving;
 mod open;
+mod pace;
 mod pieces;
 mod read;
 mod resize;
@@ -45,9 +46,7 @@ pub use write::{Begun, NotNow, Way};
 
 /// Share of the log's limit from which pieces are settled although the disk
 /// may be busy.
-const SETTLE_FROM: f64 = 0.5;
-/// Share from which each logged write waits for a batch to be settled.
-const SLOW_FROM: f64 = 0.75;
+const SETTLE_FROM: f64 = 0.65;
 
 /// A log of up to this is settled when its volume is closed, so that the next
 /// open finds none, and of up to this its pending snapshots are published.
@@ -269,9 +268,9 @@ impl Volume {
         self.log.bytes_since(state.head.log.position) + more_bytes > self.log_limit_bytes
     }
 
+    /// True if writers must be slowed down.
     fn is_log_busy(&self, state: &State) -> bool {
-        let used = self.log.bytes_since(state.head.log.position);
-        used as f64 > self.log_limit_bytes as f64 * SLOW_FROM
+        self.log_pace_in(state).is_finite()
     }
 
     /// How full the log is, of 1.

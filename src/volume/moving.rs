@@ -2,10 +2,11 @@
 //! the log has of some of them in the log's order, and writes it block by
 //! block, several reads and writes at once where the backend can.
 //!
-//! Granules that lie side by side are written together, and so are those with
-//! a small gap between them, if the own object holds nothing there: what is in
-//! a granule that no presence bitmap has does not matter, room for it costs
-//! less than a write of its own for each granule, and so do later writes.
+//! Granules that lie side by side are written together. On a data path so are
+//! those with a small gap between them, if the own object holds nothing there:
+//! what is in a granule that no presence bitmap has does not matter, room for
+//! it costs less than a write of its own for each granule, and so do later
+//! writes. Into the page cache a write costs little more than its bytes.
 //!
 //! Memory is bounded: a round is read while the one before it is written.
 
@@ -107,15 +108,22 @@ pub(super) struct Moving<'a> {
     targets: &'a [Target],
     /// Past the page cache. Into it, an ordinary write is quicker.
     path: Option<Arc<dyn DataPath>>,
-    in_flight_max: usize,
+    in_flight_max: &'a dyn Fn() -> usize,
+    gap_granules_max: u32,
     window: Arc<Window>,
 }
 
 impl<'a> Moving<'a> {
-    pub fn new(blocks: &'a Arc<dyn Backend>, targets: &'a [Target], in_flight_max: usize) -> Moving<'a> {
+    /// `in_flight_max` is asked again and again.
+    pub fn new(
+        blocks: &'a Arc<dyn Backend>,
+        targets: &'a [Target],
+        in_flight_max: &'a dyn Fn() -> usize,
+    ) -> Moving<'a> {
         let path = blocks.data_path().filter(|path| (2..=GRANULE).contains(&path.alignment_bytes()));
-        let window = Arc::new(Window::new(in_flight_max));
-        Moving { blocks, targets, path, in_flight_max, window }
+        let window = Arc::new(Window::new(in_flight_max()));
+        let gap_granules_max = if path.is_some() { GAP_GRANULES_MAX } else { 0 };
+        Moving { blocks, targets, path, in_flight_max, gap_granules_max, window }
     }
 
     /// Each unit comes with the index of its target, in order. Nothing is in
@@ -157,7 +165,9 @@ impl<'a> Moving<'a> {
         let bytes: usize = units.iter().map(|(_, unit)| unit.bytes as usize).sum();
         // Behind it, a granule of zeroes for all gaps.
         let mut memory = AlignedBytes::zeroed(bytes + GRANULE);
-        fill_from_log(&units, self.in_flight_max, memory.as_mut_slice())?;
+        let in_flight_max = (self.in_flight_max)();
+        self.window.widen(in_flight_max);
+        fill_from_log(&units, in_flight_max, memory.as_mut_slice())?;
         self.fill_from_objects(&units, memory.as_mut_slice())?;
         if fault::on(fault::Planted::SettleZeroesRest) {
             zero_rest(&units, memory.as_mut_slice());
@@ -172,9 +182,9 @@ impl<'a> Moving<'a> {
         let mut at = 0;
         for (target, unit) in units {
             let bytes = unit.bytes as usize;
-            let joined = writes.last_mut().is_some_and(|last| {
-                last.target == *target && last.join(&self.targets[*target], unit, at, zeroes)
-            });
+            let joined = writes
+                .last_mut()
+                .is_some_and(|last| last.target == *target && self.join(last, unit, at, zeroes));
             if !joined {
                 let (target, start, ranges) = (*target, unit.start, vec![(at, bytes)]);
                 writes.push(Ready { target, start, bytes, moved_bytes: bytes, ranges });
@@ -244,30 +254,29 @@ impl<'a> Moving<'a> {
         }
         Ok(())
     }
-}
 
-impl Ready {
-    /// Adds a unit that begins where this ends, or not far from there.
-    fn join(&mut self, target: &Target, unit: &Unit, at: usize, zeroes: usize) -> bool {
-        let end = self.start + self.bytes as u32;
+    /// Adds a unit to a write that ends where it begins, or not far from
+    /// there.
+    fn join(&self, write: &mut Ready, unit: &Unit, at: usize, zeroes: usize) -> bool {
+        let end = write.start + write.bytes as u32;
         let gap = unit.start.saturating_sub(end) as usize / GRANULE;
         let bytes = unit.bytes as usize;
-        if self.bytes + gap * GRANULE + bytes > WRITE_BYTES_MAX {
+        if write.bytes + gap * GRANULE + bytes > WRITE_BYTES_MAX {
             return false;
         }
         if gap > 0 {
             let (from, to) = (end / GRANULE as u32, unit.start / GRANULE as u32);
-            if gap as u32 > GAP_GRANULES_MAX || !target.is_free(from, to) {
+            if gap as u32 > self.gap_granules_max || !self.targets[write.target].is_free(from, to) {
                 return false;
             }
-            self.ranges.extend(std::iter::repeat_n((zeroes, GRANULE), gap));
+            write.ranges.extend(std::iter::repeat_n((zeroes, GRANULE), gap));
         }
-        match self.ranges.last_mut() {
+        match write.ranges.last_mut() {
             Some((last, last_bytes)) if *last + *last_bytes == at => *last_bytes += bytes,
-            _ => self.ranges.push((at, bytes)),
+            _ => write.ranges.push((at, bytes)),
         }
-        self.bytes += gap * GRANULE + bytes;
-        self.moved_bytes += bytes;
+        write.bytes += gap * GRANULE + bytes;
+        write.moved_bytes += bytes;
         true
     }
 }
@@ -319,5 +328,54 @@ fn zero_rest(units: &[(usize, Unit)], memory: &mut [u8]) {
             }
         }
         begin += unit.bytes as usize;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::dir::{Dir, DirOptions};
+    use crate::backend::memory::Memory;
+    use crate::map::Presence;
+    use crate::name::Id;
+
+    fn granule_of_log(at: u32) -> (usize, Unit) {
+        let step = Step { at: 0, bytes: GRANULE, from: From::Zero };
+        (0, Unit { start: at * GRANULE as u32, bytes: GRANULE as u32, steps: vec![step] })
+    }
+
+    /// `(start, bytes)` in granules of the writes for these granules, in a
+    /// block whose own object holds them and `others`.
+    fn writes(blocks: Arc<dyn Backend>, granules: &[u32], others: &[u32]) -> Vec<(u32, usize)> {
+        let mut presence = Presence::empty(64);
+        for granule in granules.iter().chain(others) {
+            presence.set_range(*granule, granule + 1);
+        }
+        let name = ObjectName::Block { epoch: Id(1), index: 0 };
+        let targets = [Target { name, own: Own::Part(presence) }];
+        let units: Vec<_> = granules.iter().map(|at| granule_of_log(*at)).collect();
+        let moving = Moving::new(&blocks, &targets, &|| 4);
+        let zeroes = units.len() * GRANULE;
+        let writes = moving.writes_of(&units, zeroes);
+        for write in &writes {
+            let bytes: usize = write.ranges.iter().map(|(_, bytes)| bytes).sum();
+            assert_eq!(bytes, write.bytes, "as many as are told");
+        }
+        writes.iter().map(|write| (write.start / GRANULE as u32, write.bytes / GRANULE)).collect()
+    }
+
+    /// What can go wrong: a gap is filled where the own object holds something,
+    /// or where the bytes cost more than the write that they save.
+    #[test]
+    fn gaps_are_filled_on_a_data_path_alone_and_only_where_nothing_is() {
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let options = DirOptions { direct: true, ..DirOptions::default() };
+        let direct: Arc<dyn Backend> = Arc::new(Dir::create(folder.path(), options).unwrap());
+        let granules = [1, 2, 4, 9, 15];
+        if direct.data_path().is_some() {
+            assert_eq!(writes(Arc::clone(&direct), &granules, &[]), [(1, 9), (15, 1)]);
+            assert_eq!(writes(direct, &granules, &[3, 14]), [(1, 2), (4, 6), (15, 1)]);
+        }
+        assert_eq!(writes(Arc::new(Memory::new()), &granules, &[]), [(1, 2), (4, 1), (9, 1), (15, 1)]);
     }
 }

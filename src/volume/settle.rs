@@ -25,7 +25,7 @@ const BATCH_BLOCKS: usize = 64;
 const HASTY_BATCH_BLOCKS: usize = 1024;
 /// Granules settled with one sync, or one block: bounds the memory of a plan.
 const BATCH_GRANULES: u64 = 16 << 10;
-/// Writes in flight: while nobody waits for them, and otherwise.
+/// Reads or writes in flight: while nobody waits for them, and otherwise.
 const IN_FLIGHT: usize = 8;
 const HASTY_IN_FLIGHT: usize = 64;
 /// Granules whose content is looked up at a time.
@@ -126,12 +126,8 @@ impl Volume {
     /// Settles up to a batch of the oldest blocks of the oldest generation.
     /// Returns how many. For whoever holds `maintaining`.
     pub(super) fn settle_batch(self: &Arc<Self>, progress: Progress<'_>) -> Result<usize> {
-        let hasty = self.log_share() > super::SLOW_FROM || self.oldest_cut().is_some();
-        let blocks: Vec<u64> = {
-            let state = self.state.lock();
-            let count = if hasty { HASTY_BATCH_BLOCKS } else { BATCH_BLOCKS };
-            state.generations[0].pieces.by_age().take(count).collect()
-        };
+        let count = if self.is_hasty() { HASTY_BATCH_BLOCKS } else { BATCH_BLOCKS };
+        let blocks: Vec<u64> = self.state.lock().generations[0].pieces.by_age().take(count).collect();
         let mut batch = Vec::new();
         let mut bytes = 0;
         for block in blocks {
@@ -150,7 +146,8 @@ impl Volume {
                 break;
             }
         }
-        let in_flight = if hasty { HASTY_IN_FLIGHT } else { IN_FLIGHT };
+        // What was begun at leisure goes on in haste when somebody waits.
+        let in_flight = &|| if self.is_hasty() { HASTY_IN_FLIGHT } else { IN_FLIGHT };
         let result = self.carry_out_settle(&mut batch, in_flight, progress);
         if result.is_err() {
             self.note_uncertain(&result);
@@ -159,6 +156,11 @@ impl Volume {
         }
         self.end_settling(&batch);
         result.map(|()| batch.len())
+    }
+
+    /// True if somebody waits for what is being settled.
+    fn is_hasty(&self) -> bool {
+        self.log_pace().is_finite() || self.oldest_cut().is_some()
     }
 
     fn begin_settle(&self, block: u64) -> Result<Option<Settling>> {
@@ -184,7 +186,7 @@ impl Volume {
     fn carry_out_settle(
         self: &Arc<Self>,
         batch: &mut [Settling],
-        in_flight: usize,
+        in_flight: &dyn Fn() -> usize,
         progress: Progress<'_>,
     ) -> Result<()> {
         if batch.is_empty() {
