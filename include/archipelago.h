@@ -51,8 +51,9 @@ const char *archipelago_version(void);
 /* No lease is taken and nothing is written. Snapshots always open so. */
 #define ARCHIPELAGO_OPEN_READ_ONLY 0x01u
 /*
- * For the receiving side of a live migration: no lease, reads and the size
- * work, everything else fails with -EBUSY until archipelago_activate().
+ * For the receiving side of a live migration: no lease, reads, flushes (of
+ * nothing) and the size work, what changes the volume fails with -EBUSY until
+ * archipelago_activate().
  */
 #define ARCHIPELAGO_OPEN_INACTIVE 0x02u
 /* Bypass the host's page cache (QEMU's cache=none and cache=directsync). */
@@ -227,8 +228,9 @@ int archipelago_inactivate(archipelago_volume *volume,
                            char *error, size_t error_bytes);
 /*
  * Takes the lease, forgets everything read so far and reads the volume's
- * state anew. Does nothing on an active volume or a read-only one (the
- * latter reloads).
+ * state anew. Does nothing on an active volume, a snapshot or a read-only
+ * volume (the latter reloads). It is the same volume, whatever its name is by
+ * now; -ENOENT if it was removed.
  */
 int archipelago_activate(archipelago_volume *volume,
                          char *error, size_t error_bytes);

@@ -155,6 +155,23 @@ pub fn lookup(store: &Store, name: &VolumeName) -> Result<Id> {
     }
 }
 
+/// The name that a volume has now: `hint`, unless it was renamed. Error:
+/// `NotFound` if none leads to it any more.
+pub fn name_of(store: &Store, hint: &VolumeName, volume: Id) -> Result<VolumeName> {
+    match lookup(store, hint) {
+        Ok(there) if there == volume => return Ok(hint.clone()),
+        Err(error) if !error.is(ErrorKind::NotFound) => return Err(error),
+        _ => {}
+    }
+    let found = list(store)?.into_iter().find(|(_, id)| *id == volume);
+    found.map(|(name, _)| name).ok_or_else(|| {
+        Error::sentence(
+            ErrorKind::NotFound,
+            format!("the volume that was '{hint}' in store {} has been removed", store.describe()),
+        )
+    })
+}
+
 /// All names, in byte order. One that is removed meanwhile is left out.
 pub fn list(store: &Store) -> Result<Vec<(VolumeName, Id)>> {
     let mut volumes = Vec::new();

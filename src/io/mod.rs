@@ -14,10 +14,11 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::backend::DataPath;
+use crate::catalog::volume as names;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Later;
-use crate::name::{SnapshotName, VolumeName};
+use crate::name::{Id, SnapshotName, VolumeName};
 use crate::store::Store;
 use crate::sys::iobuf::IoBuf;
 use crate::volume::{Listed, Mode, OpenOptions, Status, Volume};
@@ -92,6 +93,13 @@ fn open_volume(store: &Store, options: &DeviceOptions) -> Result<Arc<Volume>> {
         Some(snapshot) => Volume::open_snapshot(store, &options.volume, snapshot),
         None => Volume::open(store, &options.volume, &options.open),
     }
+}
+
+/// Opens the very volume that was open before: it may have another name now,
+/// and another one may have its name.
+fn reopen(store: &Store, options: &mut DeviceOptions, id: Id) -> Result<Arc<Volume>> {
+    options.volume = names::name_of(store, &options.volume, id)?;
+    Volume::open_id(store, options.volume.as_str(), id, &options.open)
 }
 
 impl Device {
@@ -210,8 +218,11 @@ impl Device {
     }
 
     /// Takes the lease and reads the volume's state anew. On a read-only
-    /// volume only the latter.
+    /// volume only the latter. A snapshot never changes.
     pub fn activate(&self) -> Result<()> {
+        if self.inner.options.lock().snapshot.is_some() {
+            return Ok(());
+        }
         match self.volume().mode() {
             Mode::Writable => Ok(()),
             Mode::Inactive => {
@@ -231,13 +242,15 @@ impl Device {
                 "a snapshot cannot be written to: make a clone of it".to_owned(),
             ));
         }
-        self.inner.options.lock().active = wanted;
         match self.volume().mode() {
             // It becomes what is wanted when it is activated.
-            Mode::Inactive => Ok(()),
-            mode if mode == wanted => Ok(()),
-            _ => self.change_mode(wanted),
+            Mode::Inactive => {}
+            mode if mode == wanted => {}
+            _ => self.change_mode(wanted)?,
         }
+        // Not before: what was refused must not come about later.
+        self.inner.options.lock().active = wanted;
+        Ok(())
     }
 
     /// Ends the use of the volume in one mode and opens it in another. If
@@ -252,12 +265,12 @@ impl Device {
         let name = old.name.clone();
         old.release_shared();
         options.open.mode = mode;
-        let opened = match open_volume(&self.inner.store, &options) {
+        let opened = match reopen(&self.inner.store, &mut options, old.id) {
             Ok(opened) => opened,
             Err(error) => {
                 options.open.mode = before;
                 ::log::warn!("volume '{name}' stays as it was: {}", error.full());
-                let back = open_volume(&self.inner.store, &options)?;
+                let back = reopen(&self.inner.store, &mut options, old.id)?;
                 self.inner.adopt(back);
                 return Err(error);
             }

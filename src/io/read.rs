@@ -119,16 +119,17 @@ impl Inner {
             Err(error) if error.is(ErrorKind::NotFound) => inner.read_on_worker(offset_bytes, whole, done),
             result => done.complete(result),
         });
+        // Before the first one is submitted: the last one may complete the
+        // whole before the next line runs.
+        for step in steps.iter().filter(|step| !matches!(step.from, From::Object { .. })) {
+            buf.fill_zero(step.at, step.bytes);
+        }
         for step in steps {
-            match step.from {
-                From::Object { name, offset_bytes } => {
-                    let join = Arc::clone(&join);
-                    let slice = buf.slice(step.at, step.bytes);
-                    let done = Box::new(move |result| join.finish(result));
-                    path.submit_read(&name, offset_bytes, slice, done);
-                }
-                _ => buf.fill_zero(step.at, step.bytes),
-            }
+            let From::Object { name, offset_bytes } = step.from else { continue };
+            let join = Arc::clone(&join);
+            let slice = buf.slice(step.at, step.bytes);
+            let done = Box::new(move |result| join.finish(result));
+            path.submit_read(&name, offset_bytes, slice, done);
         }
     }
 }

@@ -73,13 +73,18 @@ impl Volume {
     /// Opens a volume. Errors: `NotFound`; `Busy` names the holder;
     /// `Corrupt`.
     pub fn open(store: &Store, name: &VolumeName, options: &OpenOptions) -> Result<Arc<Volume>> {
-        let id = names::lookup(store, name)?;
+        Volume::open_id(store, name.as_str(), names::lookup(store, name)?, options)
+    }
+
+    /// Opens the volume of this id, whatever it is called. `name` is for
+    /// messages. Errors: as `open`.
+    pub fn open_id(store: &Store, name: &str, id: Id, options: &OpenOptions) -> Result<Arc<Volume>> {
         match options.mode {
-            Mode::Writable => Volume::open_writable(store, name.as_str(), id, options),
+            Mode::Writable => Volume::open_writable(store, name, id, options),
             _ => {
-                let shared = share(store, name.as_str(), id, options)?;
-                let loaded = load_for_reading(store, name.as_str(), id)?;
-                Ok(Volume::assemble(store, name.as_str(), loaded, options, None, shared))
+                let shared = share(store, name, id, options)?;
+                let loaded = load_for_reading(store, name, id)?;
+                Ok(Volume::assemble(store, name, loaded, options, None, shared))
             }
         }
     }

@@ -40,6 +40,21 @@ impl State {
         self.cutting = false;
     }
 
+    /// Snapshots that are taken and not published.
+    fn pending(&self) -> Vec<Listed> {
+        let cut = |generation: &Generation| {
+            let cut = generation.cut.as_ref()?;
+            Some(Listed {
+                name: cut.snapshot.name.clone(),
+                pending: true,
+                size_bytes: generation.size_bytes,
+                created_s: cut.snapshot.created_s,
+                created_ns: cut.snapshot.created_ns,
+            })
+        };
+        self.generations.iter().filter_map(cut).collect()
+    }
+
     /// A record says that another epoch begins without a snapshot.
     pub(super) fn note_epoch(&mut self, position: u64, epoch: Id) {
         self.live_mut().epochs.push((position, epoch));
@@ -138,8 +153,11 @@ impl Volume {
         result.map_err(|error| self.poison_unless_full(error))
     }
 
-    /// Snapshots of this volume, oldest first, pending ones last.
+    /// Snapshots of this volume, oldest first, pending ones last. Those that
+    /// are pending are looked at first: one that is published meanwhile is in
+    /// both lists, and never in none.
     pub fn snapshots(&self) -> Result<Vec<Listed>> {
+        let pending = self.state.lock().pending();
         let published = snapshot::list(&self.store, self.id)?;
         let mut listed: Vec<Listed> = published
             .into_iter()
@@ -151,19 +169,11 @@ impl Volume {
                 created_ns: s.created_ns,
             })
             .collect();
-        let state = self.state.lock();
-        for generation in &state.generations {
-            let Some(cut) = &generation.cut else { continue };
-            if listed.iter().any(|l| l.name == cut.snapshot.name) {
-                continue;
+        let published = listed.len();
+        for one in pending {
+            if !listed[..published].iter().any(|l| l.name == one.name) {
+                listed.push(one);
             }
-            listed.push(Listed {
-                name: cut.snapshot.name.clone(),
-                pending: true,
-                size_bytes: generation.size_bytes,
-                created_s: cut.snapshot.created_s,
-                created_ns: cut.snapshot.created_ns,
-            });
         }
         Ok(listed)
     }

@@ -243,3 +243,26 @@ fn any_operation_in_the_middle_of_gc() {
         }
     }
 }
+
+/// A snapshot that is published while snapshots are listed was neither among
+/// the published ones, which had been read before, nor among the pending ones.
+#[test]
+fn a_snapshot_that_is_published_meanwhile_is_listed() {
+    let mut fired = 0;
+    for at in 0..20 {
+        let (memory, plain) = new_store();
+        names::create(&plain, &name("v"), 8 * BLOCK, BLOCK).unwrap();
+        let hook = Hook::new(&memory);
+        let volume = open(&store_on(Arc::clone(&hook) as Arc<dyn archipelago::backend::Backend>), "v");
+        volume.write_at(0, &[1; 4096]).unwrap();
+        volume.snapshot(&snap("s")).unwrap();
+        let publisher = Arc::clone(&volume);
+        hook.arm(at, move || publisher.publish_all().unwrap());
+        let listed = volume.snapshots().unwrap();
+        assert_eq!(listed.len(), 1, "published before call {at}: {listed:?}");
+        fired += usize::from(hook.fired());
+        hook.arm(0, || {});
+        volume.close().unwrap();
+    }
+    assert!(fired > 0, "nothing was ever published meanwhile");
+}
