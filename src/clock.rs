@@ -21,6 +21,10 @@ pub fn wall() -> Duration {
 
 /// Waits, on a thread that may.
 pub fn sleep(time: Duration) {
+    #[cfg(feature = "testkit")]
+    if seeded::is_hurried() {
+        return;
+    }
     std::thread::sleep(time);
 }
 
@@ -52,6 +56,16 @@ pub mod seeded {
 
     thread_local! {
         static STATE: Cell<Option<u64>> = const { Cell::new(None) };
+        static HURRIED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// From here on nothing waits on this thread; `false`: it does again.
+    pub fn hurry(hurried: bool) {
+        HURRIED.with(|now| now.set(hurried));
+    }
+
+    pub(super) fn is_hurried() -> bool {
+        HURRIED.with(Cell::get)
     }
 
     /// From here on this thread's ids and times follow from `seed`; `None`:

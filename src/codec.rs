@@ -99,7 +99,8 @@ fn check_version(kind: Kind, name: &ObjectName, version: u32) -> Result<()> {
             "{name} has format version {version}, this program knows version {}: use a newer archipelago",
             kind.version
         ),
-    ))
+    )
+    .on(name))
 }
 
 /// Appends little-endian fields.

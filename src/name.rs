@@ -9,6 +9,10 @@ use crate::error::{Error, ErrorKind, Result};
 /// Longest name of a volume or a snapshot, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
 
+/// Numbers of objects that are numbered end long before they could overflow:
+/// nobody makes so many.
+pub const NUMBER_MAX: u64 = 1 << 62;
+
 /// A random 128-bit number: a volume id, an epoch, a page id. Unique without
 /// asking anybody, so that stores can be copied into each other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -87,6 +87,12 @@ fn encode(epoch: &Epoch) -> Vec<u8> {
     codec::seal(KIND, &out.0)
 }
 
+/// The bytes that a claim writes: for tests of what reads them.
+#[cfg(feature = "testkit")]
+pub fn encoded(epoch: &Epoch) -> Vec<u8> {
+    encode(epoch)
+}
+
 /// Reads an epoch's bytes. Errors: `Corrupt`; `Invalid` if it is newer than
 /// this program.
 pub fn decode(name: &ObjectName, data: &[u8]) -> Result<Epoch> {

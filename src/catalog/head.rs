@@ -31,8 +31,9 @@ use super::{read_bool, read_geometry, read_parent, write_parent, Parent};
 use crate::clock;
 use crate::codec::{self, Kind, Writer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::log::format::POSITION_MAX;
 use crate::map::Root;
-use crate::name::{prefix, Id, ObjectName};
+use crate::name::{prefix, Id, ObjectName, NUMBER_MAX};
 use crate::store::Store;
 
 const KIND: Kind = Kind { magic: *b"ARCHhead", version: 1 };
@@ -97,6 +98,12 @@ impl Head {
         write_parent(&mut out, self.parent.as_ref());
         codec::seal(KIND, &out.0)
     }
+
+    /// The bytes that a commit writes: for tests of what reads them.
+    #[cfg(feature = "testkit")]
+    pub fn encoded(&self, mark: Id) -> Vec<u8> {
+        self.encode(mark)
+    }
 }
 
 /// Reads a head's bytes. Errors: `Corrupt`; `Invalid` if it is newer than
@@ -113,6 +120,9 @@ pub fn decode(name: &ObjectName, data: &[u8]) -> Result<Head> {
     let epoch = fields.id()?;
     let root = Root::take(&mut fields)?;
     let log = LogStart { segment: fields.u64()?, position: fields.u64()?, tail: fields.u64()? };
+    if log.segment > NUMBER_MAX || log.position > POSITION_MAX || log.tail > POSITION_MAX {
+        return Err(fields.damaged("its place in the log is not possible"));
+    }
     let created_s = fields.u64()?;
     let written = read_bool(&mut fields)?;
     let name_hint = fields.text()?.to_owned();

@@ -19,7 +19,7 @@ use crate::clock;
 use crate::codec::{self, Kind, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
-use crate::name::{prefix, ObjectName};
+use crate::name::{prefix, Id, ObjectName};
 use crate::store::Store;
 
 const KIND: Kind = Kind { magic: *b"ARCHmain", version: 1 };
@@ -143,12 +143,22 @@ fn busy(store: &Store, who: &Identity, since_s: u64) -> Error {
 }
 
 fn encode(number: u64, holder: &Identity) -> Result<Vec<u8>> {
+    Ok(encode_since(number, holder, wall_s(), clock::random_id()?))
+}
+
+fn encode_since(number: u64, holder: &Identity, since_s: u64, random: Id) -> Vec<u8> {
     let mut out = Writer::with_capacity(256);
     out.u64(number);
     write_identity(&mut out, holder);
-    out.u64(wall_s());
-    out.id(clock::random_id()?);
-    Ok(codec::seal(KIND, &out.0))
+    out.u64(since_s);
+    out.id(random);
+    codec::seal(KIND, &out.0)
+}
+
+/// The bytes that a generation is claimed with: for tests of what reads them.
+#[cfg(feature = "testkit")]
+pub fn encoded(number: u64, holder: &Identity, since_s: u64, random: Id) -> Vec<u8> {
+    encode_since(number, holder, since_s, random)
 }
 
 /// Who maintains, and since when. Errors: `Corrupt`; `Invalid` if it is newer

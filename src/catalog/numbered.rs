@@ -9,7 +9,7 @@
 use crate::backend::{Backend, BackendExt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
-use crate::name::ObjectName;
+use crate::name::{ObjectName, NUMBER_MAX};
 
 /// How often a listing is read again because what it named was gone.
 const TRIES: usize = 64;
@@ -50,6 +50,9 @@ impl Family<'_> {
         let mut numbers = Vec::new();
         for _ in 0..EMPTY_TRIES {
             let names = self.backend.list_all(&self.prefix)?;
+            if let Some(name) = names.iter().find(|name| number_of(name).is_some_and(|n| n > NUMBER_MAX)) {
+                return Err(Error::corrupt(name, "nobody counts so far; if it is none of ours, delete it"));
+            }
             numbers.extend(names.iter().filter_map(number_of));
             if !numbers.is_empty() {
                 break;

@@ -87,6 +87,12 @@ impl Snapshot {
         write_parent(&mut out, self.parent.as_ref());
         codec::seal(KIND, &out.0)
     }
+
+    /// The bytes that publishing writes: for tests of what reads them.
+    #[cfg(feature = "testkit")]
+    pub fn encoded(&self) -> Vec<u8> {
+        self.encode()
+    }
 }
 
 /// Reads a snapshot's bytes. Errors: `Corrupt`; `Invalid` if it is newer than

@@ -293,9 +293,13 @@ fn has_snapshots(name: &VolumeName, snapshots: &[Snapshot]) -> Error {
 }
 
 fn encode(name: &VolumeName, volume: Id) -> Vec<u8> {
+    encode_since(name, volume, wall_s())
+}
+
+fn encode_since(name: &VolumeName, volume: Id, created_s: u64) -> Vec<u8> {
     let mut out = Writer::with_capacity(192);
     out.id(volume);
-    out.u64(wall_s());
+    out.u64(created_s);
     out.text(name.as_str());
     codec::seal(KIND, &out.0)
 }
@@ -312,6 +316,12 @@ pub fn decode(object: &ObjectName, data: &[u8]) -> Result<(Id, u64)> {
     }
     fields.finish()?;
     Ok((volume, created_s))
+}
+
+/// The bytes that a name is made with: for tests of what reads them.
+#[cfg(feature = "testkit")]
+pub fn encoded(name: &VolumeName, volume: Id, created_s: u64) -> Vec<u8> {
+    encode_since(name, volume, created_s)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@
 //!
 //! ```text
 //!      0      4  "BTCH"
-//!      4      4  header bytes: these 48 and the records
+//!      4      4  header bytes: these 48 and the records; at most 1 MiB
 //!      8      4  total bytes: a multiple of 4096, header area and data
 //!     12      4  number of records
 //!     16      8  position of this batch in the log
@@ -59,6 +59,12 @@ use crate::name::{Id, ObjectName, SnapshotName};
 pub const ALIGN_BYTES: u64 = 4096;
 pub const SEGMENT_HEADER_BYTES: u64 = 4096;
 pub const BATCH_HEADER_BYTES: usize = 48;
+/// Longest header area of a batch. Where a log ends, each granule may hold
+/// what a guest made up to look like a batch: this bounds what summing costs.
+pub const AREA_BYTES_MAX: usize = 1 << 20;
+/// No log gets so far: a terabyte each second for a hundred thousand years.
+/// What says otherwise is damaged.
+pub const POSITION_MAX: u64 = 1 << 62;
 const BATCH_MAGIC: &[u8; 4] = b"BTCH";
 const KIND: Kind = Kind { magic: *b"ARCHlogs", version: 1 };
 const HEADER_PAYLOAD_BYTES: usize = 48;
@@ -223,9 +229,17 @@ fn decode_range(fields: &mut Reader<'_>, granules: u32) -> Result<(u64, u32, u32
     Ok((block, offset_bytes, bytes))
 }
 
+/// A flag that is not known would say that the record means something else.
+fn take_flags(fields: &mut Reader<'_>, known: u8) -> Result<u8> {
+    match fields.u8()? {
+        flags if flags & !known == 0 => Ok(flags),
+        flags => Err(fields.damaged(format!("a record with the unknown flags {:#x}", flags & !known))),
+    }
+}
+
 fn decode_own(fields: &mut Reader<'_>, granules: u32) -> Result<Record> {
     let (epoch, block, settled) = (fields.id()?, fields.u64()?, fields.u64()?);
-    let flags = fields.u8()?;
+    let flags = take_flags(fields, 1)?;
     let presence = if flags & 1 != 0 {
         None
     } else {
@@ -239,7 +253,7 @@ fn decode_own(fields: &mut Reader<'_>, granules: u32) -> Result<Record> {
 }
 
 fn decode_cut(fields: &mut Reader<'_>) -> Result<Record> {
-    let (epoch, size_bytes, flags) = (fields.id()?, fields.u64()?, fields.u8()?);
+    let (epoch, size_bytes, flags) = (fields.id()?, fields.u64()?, take_flags(fields, 3)?);
     let snapshot = if flags & 1 != 0 {
         let (id, created_s, created_ns) = (fields.id()?, fields.u64()?, fields.u32()?);
         let name = SnapshotName::new(fields.text()?)
@@ -319,6 +333,17 @@ impl BatchHeader {
     /// The batch that begins here, if its header area is whole: `data` runs
     /// from here to the segment's end.
     pub fn decode(name: &ObjectName, seed: &Seed, data: &[u8]) -> Option<BatchHeader> {
+        BatchHeader::decode_if(name, seed, data, |_| true)
+    }
+
+    /// As `decode`, but only if `wanted` likes what the fields say: nothing is
+    /// summed for nothing where a batch is looked for.
+    pub fn decode_if(
+        name: &ObjectName,
+        seed: &Seed,
+        data: &[u8],
+        wanted: impl FnOnce(&BatchHeader) -> bool,
+    ) -> Option<BatchHeader> {
         if data.len() < BATCH_HEADER_BYTES || &data[..4] != BATCH_MAGIC {
             return None;
         }
@@ -332,10 +357,11 @@ impl BatchHeader {
         };
         let sum: [u8; 16] = fields.array().ok()?;
         let (area, total) = (header.header_bytes as usize, header.total_bytes as usize);
-        let sound = area >= BATCH_HEADER_BYTES
+        let sound = (BATCH_HEADER_BYTES..=AREA_BYTES_MAX).contains(&area)
             && area <= total
             && total <= data.len()
-            && total as u64 % ALIGN_BYTES == 0;
+            && total as u64 % ALIGN_BYTES == 0
+            && wanted(&header);
         if !sound || seed.batch_sum(&data[..32], &data[BATCH_HEADER_BYTES..area]) != sum {
             return None;
         }

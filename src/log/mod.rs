@@ -244,11 +244,12 @@ impl Log {
         // The batch before is in, and counts as part of the log.
         inner.queued_bytes = inner.queued_bytes.saturating_sub(inner.writing_bytes);
         inner.writing_bytes = 0;
+        let bytes_max = self.options.batch_bytes_max.min(format::AREA_BYTES_MAX);
         let mut drafts = Vec::new();
         let mut bytes = 0;
         while let Some(draft) = inner.queue.front() {
             let draft_bytes = batch::room_of(draft);
-            if !drafts.is_empty() && bytes + draft_bytes > self.options.batch_bytes_max {
+            if !drafts.is_empty() && bytes + draft_bytes > bytes_max {
                 break;
             }
             bytes += draft_bytes;

@@ -9,13 +9,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::format::{BatchHeader, Record, ALIGN_BYTES, BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use super::format::{
+    BatchHeader, Record, ALIGN_BYTES, BATCH_HEADER_BYTES, POSITION_MAX, SEGMENT_HEADER_BYTES,
+};
 use super::Segment;
 use crate::backend::{Backend, BackendExt};
 use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
-use crate::name::{prefix, Id, ObjectName};
+use crate::name::{prefix, Id, ObjectName, NUMBER_MAX};
 
 /// What a replay found.
 #[derive(Clone, Debug, Default)]
@@ -76,7 +78,12 @@ pub fn replay(
     };
     let links = chain(backend, volume, granules, &numbers, from.segment)?;
     let mut reached = from.position;
-    for link in &links {
+    for (at, link) in links.iter().enumerate() {
+        // Positions only grow: what reads or trims the log relies on it.
+        if at > 0 && link.start < reached {
+            let message = format!("it begins at {}, but the log before it ends at {reached}", link.start);
+            return Err(Error::corrupt(&link.segment.name, message));
+        }
         reached = read_segment(link, granules, from.position, visit)?;
         replayed.segments.insert(link.start, Arc::clone(&link.segment));
         replayed.last = (link.segment.number, (reached - link.start) as u32);
@@ -99,11 +106,17 @@ fn lost(volume: Id, from: ReplayFrom, reached: u64) -> Error {
 
 fn numbers_from(backend: &Arc<dyn Backend>, volume: Id, first: u64) -> Result<Vec<u64>> {
     let names = backend.list_all(&prefix::segments_of(volume))?;
-    let number = |name: ObjectName| match name {
-        ObjectName::Segment { number, .. } if number >= first => Some(number),
-        _ => None,
-    };
-    Ok(names.into_iter().filter_map(number).collect())
+    let mut numbers = Vec::with_capacity(names.len());
+    for name in names {
+        match name {
+            ObjectName::Segment { number, .. } if number > NUMBER_MAX => {
+                return Err(Error::corrupt(&name, "nobody counts so far; if it is none of ours, delete it"));
+            }
+            ObjectName::Segment { number, .. } if number >= first => numbers.push(number),
+            _ => {}
+        }
+    }
+    Ok(numbers)
 }
 
 /// The segments of the log, oldest first.
@@ -160,6 +173,9 @@ fn open_link(
     }
     let mut fields = Reader::new(&segment.name, data.get(BATCH_HEADER_BYTES..).unwrap_or_default());
     match Record::decode(&mut fields, granules)? {
+        Record::Open { start, .. } if start % ALIGN_BYTES != 0 || start > POSITION_MAX => {
+            Err(Error::corrupt(&segment.name, format!("no segment can begin at {start}")))
+        }
         Record::Open { start, previous, previous_bytes } => Ok(Some(Link {
             start,
             previous,
@@ -179,11 +195,9 @@ fn check_unopened(segment: &Segment, data: &[u8]) -> Result<()> {
     }
     let mut at = ALIGN_BYTES as usize;
     while at < data.len() {
-        if let Some(header) = BatchHeader::decode(&segment.name, &segment.seed, &data[at..]) {
-            let first = header.position.saturating_sub(at as u64);
-            if header.durable > first {
-                return Err(damaged(segment, SEGMENT_HEADER_BYTES as usize));
-            }
+        let knows = |header: &BatchHeader| header.durable > header.position.saturating_sub(at as u64);
+        if BatchHeader::decode_if(&segment.name, &segment.seed, &data[at..], knows).is_some() {
+            return Err(damaged(segment, SEGMENT_HEADER_BYTES as usize));
         }
         at += ALIGN_BYTES as usize;
     }
@@ -235,10 +249,10 @@ fn check_end(link: &Link, data: &[u8], at: usize, sealed_bytes: usize) -> Result
     let end = link.start + at as u64;
     let mut later = at + ALIGN_BYTES as usize;
     while later < data.len() {
-        if let Some(header) = BatchHeader::decode(&segment.name, &segment.seed, &data[later..]) {
-            if header.position == link.start + later as u64 && header.durable > end {
-                return Err(damaged(segment, at));
-            }
+        let position = link.start + later as u64;
+        let knows = |header: &BatchHeader| header.position == position && header.durable > end;
+        if BatchHeader::decode_if(&segment.name, &segment.seed, &data[later..], knows).is_some() {
+            return Err(damaged(segment, at));
         }
         later += ALIGN_BYTES as usize;
     }

@@ -125,7 +125,7 @@ pub(super) fn decode(name: &ObjectName, data: &[u8], granules: u32) -> Result<Pa
     let count = fields.u16()?;
     let of_granules = fields.u32()?;
     let first = fields.u64()?;
-    if level > LEVEL_MAX || reserved != 0 || first % span(level) != 0 {
+    if level > LEVEL_MAX || reserved != 0 || first % span(level) != 0 || first >= span(LEVEL_MAX) {
         return Err(fields.damaged("its first fields are not possible"));
     }
     if of_granules != granules {
@@ -243,6 +243,41 @@ fn take_position(fields: &mut Reader<'_>, leaf: &Leaf) -> Result<u16> {
 fn take_epoch(fields: &mut Reader<'_>, leaf: &Leaf) -> Result<Id> {
     let position = take_position(fields, leaf)?;
     leaf.epochs().get(usize::from(position)).copied().ok_or_else(|| fields.damaged("an epoch is missing"))
+}
+
+/// What a page says, for tests: its level, the index of its first entry, and
+/// its entries or its children (slot, id, hash).
+#[cfg(feature = "testkit")]
+#[derive(Clone, Debug, PartialEq)]
+pub struct PageContent {
+    pub level: u8,
+    pub first: u64,
+    pub entries: Vec<super::Entry>,
+    pub children: Vec<(u16, Id, [u8; 32])>,
+}
+
+#[cfg(feature = "testkit")]
+impl PageContent {
+    /// Errors: as of `check_page`.
+    pub fn decode(name: &ObjectName, data: &[u8], granules: u32) -> Result<PageContent> {
+        let page = decode(name, data, granules)?;
+        let (entries, children) = match &page.body {
+            Body::Leaf(leaf) => (leaf.entries(page.first), Vec::new()),
+            Body::Parent(parent) => {
+                (Vec::new(), parent.children().map(|(slot, child)| (slot, child.id, child.hash)).collect())
+            }
+        };
+        Ok(PageContent { level: page.level, first: page.first, entries, children })
+    }
+
+    pub fn encode(&self, granules: u32) -> Vec<u8> {
+        let children = self.children.iter().map(|(slot, id, hash)| (*slot, PageRef { id: *id, hash: *hash }));
+        let body = match self.level {
+            0 => Body::Leaf(Leaf::from_entries(self.first, &self.entries)),
+            _ => Body::Parent(Parent::from_children(&children.collect())),
+        };
+        encode(&Page { level: self.level, first: self.first, body }, granules)
+    }
 }
 
 /// Whether these bytes are a well-formed page, whatever it says. For fuzzing

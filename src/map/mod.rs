@@ -23,7 +23,7 @@
 //!      2      2  count: of items in a leaf, of children in a parent; 1 to 1,024
 //!      4      4  granules of a block, 4 to 16,384
 //!      8      8  first: the index of the first entry beneath this page, a
-//!                multiple of 1,024 to the power of level + 1
+//!                multiple of 1,024 to the power of level + 1, below 2^60
 //! ```
 //!
 //! A parent goes on with its children, by ascending slot. A child that is not
@@ -83,6 +83,8 @@ pub use crate::presence::Presence;
 pub use cache::CACHE_BYTES_DEFAULT;
 pub use entry::{Base, Entry, Layer, LAYERS_MAX};
 pub use format::check_page;
+#[cfg(feature = "testkit")]
+pub use format::PageContent;
 pub use tree::Map;
 pub use walk::{walk, Visitor};
 pub use write::Written;

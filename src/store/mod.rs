@@ -45,6 +45,32 @@ pub fn is_block_size(bytes: u64) -> bool {
     bytes.is_power_of_two() && (BLOCK_BYTES_MIN..=BLOCK_BYTES_MAX).contains(&bytes)
 }
 
+fn encode(id: Id, block_bytes: u64) -> Vec<u8> {
+    let mut payload = Writer::new();
+    payload.id(id);
+    payload.u64(block_bytes);
+    codec::seal(KIND, &payload.0)
+}
+
+/// The bytes that `init` writes: for tests of what reads them.
+#[cfg(feature = "testkit")]
+pub fn encoded(id: Id, block_bytes: u64) -> Vec<u8> {
+    encode(id, block_bytes)
+}
+
+/// A store's id and default block size. Errors: `Corrupt`; `Invalid` if it is
+/// newer than this program.
+pub fn decode(data: &[u8]) -> Result<(Id, u64)> {
+    let mut fields = codec::open(KIND, &ObjectName::Store, data)?;
+    let id = fields.id()?;
+    let block_bytes = fields.u64()?;
+    if !is_block_size(block_bytes) {
+        return Err(fields.damaged(format!("its default block size is {block_bytes} bytes")));
+    }
+    fields.finish()?;
+    Ok((id, block_bytes))
+}
+
 impl Store {
     /// Writes the `store` object. Errors: `Exists` if there is one already.
     pub fn init(name: &str, backend: Arc<dyn Backend>, block_bytes: u64) -> Result<Store> {
@@ -55,10 +81,7 @@ impl Store {
             ));
         }
         let id = clock::random_id()?;
-        let mut payload = Writer::new();
-        payload.id(id);
-        payload.u64(block_bytes);
-        backend.create(&ObjectName::Store, &codec::seal(KIND, &payload.0))?;
+        backend.create(&ObjectName::Store, &encode(id, block_bytes))?;
         Ok(Store::of(name, id, block_bytes, backend))
     }
 
@@ -66,13 +89,7 @@ impl Store {
     /// `Invalid` if a newer program made it, `Corrupt`.
     pub fn open(name: &str, backend: Arc<dyn Backend>) -> Result<Store> {
         let data = backend.read_all(&ObjectName::Store, BYTES_MAX)?;
-        let mut fields = codec::open(KIND, &ObjectName::Store, &data)?;
-        let id = fields.id()?;
-        let block_bytes_default = fields.u64()?;
-        if !is_block_size(block_bytes_default) {
-            return Err(fields.damaged(format!("its default block size is {block_bytes_default} bytes")));
-        }
-        fields.finish()?;
+        let (id, block_bytes_default) = decode(&data)?;
         Ok(Store::of(name, id, block_bytes_default, backend))
     }
 

@@ -13,7 +13,7 @@ use super::state::{Generation, State};
 use super::{Mode, Volume};
 use crate::catalog::head::{self, Head};
 use crate::catalog::lease::{self, SharedLease};
-use crate::catalog::{epoch, snapshot, volume as names};
+use crate::catalog::{epoch, snapshot, volume as names, VOLUME_BYTES_MAX};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
@@ -414,9 +414,13 @@ impl State {
                 self.note_zero(first, count);
             }
             Record::Cut { epoch, snapshot, shrink_bytes, .. } => {
+                check_size(&found.segment.name, position, shrink_bytes.unwrap_or(0))?;
                 self.note_any_cut(position + 1, epoch, snapshot, shrink_bytes);
             }
-            Record::Grow { size_bytes } => self.note_grow(size_bytes),
+            Record::Grow { size_bytes } => {
+                check_size(&found.segment.name, position, size_bytes)?;
+                self.note_grow(size_bytes);
+            }
         }
         self.written = true;
         Ok(())
@@ -434,6 +438,14 @@ impl State {
         let delta = generation.deltas.entry(block).or_insert_with(Delta::nothing);
         delta.set_own(epoch, block, own);
     }
+}
+
+fn check_size(segment: &ObjectName, position: u64, size_bytes: u64) -> Result<()> {
+    if size_bytes <= VOLUME_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("the record at {position} makes a volume of {size_bytes} bytes, which none can have");
+    Err(Error::corrupt(segment, message))
 }
 
 /// How long somebody who needs a pending snapshot waits for its holder to
