@@ -227,7 +227,7 @@ impl Size {
 }
 
 fn read(path: &Path) -> Result<Option<File>> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match std::fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
@@ -235,12 +235,23 @@ fn read(path: &Path) -> Result<Option<File>> {
                 .on_named(path.display().to_string()))
         }
     };
-    let file = toml::from_str(&text).map_err(|error| {
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or("");
-        let line = before.matches('\n').count() + 1;
+    parse(path, &text).map(Some)
+}
+
+fn parse(path: &Path, text: &[u8]) -> Result<File> {
+    let line_of = |at: usize| text.iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
+    let text = std::str::from_utf8(text)
+        .map_err(|error| invalid(path, &format!("line {}: it is not UTF-8", line_of(error.valid_up_to()))))?;
+    toml::from_str(text).map_err(|error| {
+        let line = line_of(error.span().map_or(0, |span| span.start));
         invalid(path, &format!("line {line}: {}", error.message().replace('\n', " ")))
-    })?;
-    Ok(Some(file))
+    })
+}
+
+/// What a file with this content configures: for tests.
+#[cfg(feature = "testkit")]
+pub fn understand_text(path: &Path, text: &[u8]) -> Result<Config> {
+    merge(vec![(path.to_owned(), parse(path, text)?)])
 }
 
 fn invalid(path: &Path, message: &str) -> Error {
@@ -296,6 +307,9 @@ fn understand(path: &Path, name: &str, entry: &Entry) -> Result<StoreConfig> {
 
 fn parse_url(url: &str) -> Result<Place> {
     let refuse = |words: String| Err(Error::sentence(ErrorKind::Invalid, words));
+    if url.contains(char::is_control) {
+        return refuse(format!("'{}' has characters that no URL can have", url.escape_debug()));
+    }
     match url.split_once(':') {
         Some(("dir", path)) if Path::new(path).is_absolute() => Ok(Place::Dir(PathBuf::from(path))),
         Some(("dir", path)) => {

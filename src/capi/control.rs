@@ -5,6 +5,7 @@ use std::path::Path;
 use super::handle::{check_flags, Handle, Info};
 use super::{mode_of, DIRECT, FORCE_SHARE, INACTIVE, NO_FLUSH, READ_ONLY};
 use crate::catalog::{clone, volume as names};
+use crate::config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Device, DeviceOptions};
 use crate::name::{SnapshotName, VolumeName};
@@ -13,6 +14,9 @@ use crate::store::Store;
 use crate::volume::{find_snapshot, Mode, OpenOptions, Status, Volume};
 
 type Options = [(String, String)];
+
+const OPEN_OPTIONS: &[&str] = &["volume", "snapshot", "store", "config"];
+const CREATE_OPTIONS: &[&str] = &["volume", "store", "config", "block-size", "from"];
 
 /// The options of one call, each used at most once.
 #[derive(Default)]
@@ -50,7 +54,7 @@ fn parse(options: &Options, known: &[&str]) -> Result<Parsed> {
 fn unknown(key: &str, known: &[&str]) -> Error {
     Error::sentence(
         ErrorKind::Invalid,
-        format!("option '{key}' is not known here; there are {}", known.join(", ")),
+        format!("option '{}' is not known here; there are {}", key.escape_debug(), known.join(", ")),
     )
 }
 
@@ -69,7 +73,7 @@ impl Parsed {
 
 pub fn open(options: &Options, flags: u32) -> Result<Handle> {
     check_flags(flags, READ_ONLY | INACTIVE | DIRECT | FORCE_SHARE | NO_FLUSH)?;
-    let parsed = parse(options, &["volume", "snapshot", "store", "config"])?;
+    let parsed = parse(options, OPEN_OPTIONS)?;
     let volume = parsed.volume()?;
     let snapshot = parsed.snapshot.as_deref().map(SnapshotName::new).transpose()?;
     let store = parsed.store(flags & DIRECT != 0, false)?;
@@ -87,26 +91,13 @@ pub fn open(options: &Options, flags: u32) -> Result<Handle> {
     Ok(Handle { device })
 }
 
-/// A size such as 65536, 64K or 4M.
-fn parse_size(text: &str) -> Result<u64> {
-    let (digits, shift) = match text.as_bytes().last() {
-        Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
-        Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
-        _ => (text, 0),
-    };
-    let value = digits.parse::<u64>().ok().and_then(|value| value.checked_mul(1 << shift));
-    value.ok_or_else(|| {
-        Error::sentence(ErrorKind::Invalid, format!("block-size '{text}' is not a size: use bytes, K or M"))
-    })
-}
-
 pub fn create(options: &Options, size_bytes: u64) -> Result<()> {
-    let parsed = parse(options, &["volume", "store", "config", "block-size", "from"])?;
+    let parsed = parse(options, CREATE_OPTIONS)?;
     let name = parsed.volume()?;
     let store = parsed.store(false, true)?;
     let Some(from) = &parsed.from else {
         let block_bytes = match &parsed.block_size {
-            Some(text) => parse_size(text)?,
+            Some(text) => config::parse_size(text)?,
             None => store.block_bytes_default,
         };
         return names::create(&store, &name, size_bytes, block_bytes).map(drop);
@@ -115,16 +106,52 @@ pub fn create(options: &Options, size_bytes: u64) -> Result<()> {
         let message = "a clone has the block size of its snapshot: leave block-size out";
         return Err(Error::sentence(ErrorKind::Invalid, message));
     }
+    let (volume, which) = parse_from(from)?;
+    let id = names::lookup(&store, &volume)?;
+    let source = find_snapshot(&store, &volume, id, &which)?;
+    let size_bytes = if size_bytes == 0 { None } else { Some(size_bytes) };
+    clone::clone(&store, &source, &name, size_bytes).map(drop)
+}
+
+fn parse_from(from: &str) -> Result<(VolumeName, SnapshotName)> {
     let Some((volume, which)) = from.split_once('@') else {
         return Err(Error::sentence(
             ErrorKind::Invalid,
-            format!("from '{from}' is not of the form VOLUME@SNAPSHOT"),
+            format!("from '{}' is not of the form VOLUME@SNAPSHOT", from.escape_debug()),
         ));
     };
-    let id = names::lookup(&store, &VolumeName::new(volume)?)?;
-    let source = find_snapshot(&store, &VolumeName::new(volume)?, id, &SnapshotName::new(which)?)?;
-    let size_bytes = if size_bytes == 0 { None } else { Some(size_bytes) };
-    clone::clone(&store, &source, &name, size_bytes).map(drop)
+    Ok((VolumeName::new(volume)?, SnapshotName::new(which)?))
+}
+
+/// What an option list says.
+#[cfg(feature = "testkit")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Understood {
+    pub volume: VolumeName,
+    pub snapshot: Option<SnapshotName>,
+    pub store: Option<String>,
+    pub block_bytes: Option<u64>,
+    pub from: Option<(VolumeName, SnapshotName)>,
+}
+
+/// Reads the options of an open (or, with `creates`, of a create) as a C
+/// program hands them over, and opens nothing: for tests.
+#[cfg(feature = "testkit")]
+#[allow(unsafe_code)]
+pub fn understand(options: &[std::ffi::CString], creates: bool) -> Result<Understood> {
+    let mut strings: Vec<_> = options.iter().map(|option| option.as_ptr()).collect();
+    strings.push(std::ptr::null());
+    // SAFETY: NUL-terminated strings that live until the call is over, and NULL.
+    let list = unsafe { super::handle::options(strings.as_ptr()) }?;
+    let known = if creates { CREATE_OPTIONS } else { OPEN_OPTIONS };
+    let parsed = parse(&list, known)?;
+    Ok(Understood {
+        volume: parsed.volume()?,
+        snapshot: parsed.snapshot.as_deref().map(SnapshotName::new).transpose()?,
+        block_bytes: parsed.block_size.as_deref().map(config::parse_size).transpose()?,
+        from: parsed.from.as_deref().map(parse_from).transpose()?,
+        store: parsed.store,
+    })
 }
 
 pub fn remove(options: &Options) -> Result<()> {

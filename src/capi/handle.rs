@@ -196,7 +196,7 @@ pub unsafe fn options(options: *const *const c_char) -> Result<Vec<(String, Stri
         match option.split_once('=') {
             Some((key, value)) => list.push((key.to_owned(), value.to_owned())),
             None => {
-                let message = format!("option '{option}' is not of the form key=value");
+                let message = format!("option '{}' is not of the form key=value", option.escape_debug());
                 return Err(Error::sentence(ErrorKind::Invalid, message));
             }
         }

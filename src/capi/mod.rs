@@ -17,6 +17,9 @@ mod control;
 mod handle;
 mod logger;
 
+#[cfg(feature = "testkit")]
+pub use control::{understand, Understood};
+
 use handle::{buffers, complete, guard, report, report_write, Callback, Handle, Info, Opaque};
 
 const READ_ONLY: u32 = 0x01;
