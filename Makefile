@@ -8,6 +8,7 @@ CARGO ?= $(shell command -v cargo 2>/dev/null || echo $(HOME)/.cargo/bin/cargo)
 TARGET := $(or $(CARGO_TARGET_DIR),target)/release
 VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
 STATES ?= 1000000
+FUZZ_S ?= 600
 INSTALL := install
 MANDIR = $(PREFIX)/share/man/man1
 BASH_WORDS = $(PREFIX)/share/bash-completion/completions
@@ -15,7 +16,7 @@ ZSH_WORDS = $(PREFIX)/share/zsh/site-functions
 FISH_WORDS = $(PREFIX)/share/fish/vendor_completions.d
 
 .DEFAULT_GOAL := build
-.PHONY: build demo check bench crash install uninstall clean help
+.PHONY: build demo check bench crash fuzz install uninstall clean help
 
 ## build      the library, the command and what `install` installs
 build:
@@ -43,6 +44,11 @@ crash:
 	@test -e tests/crash.rs || { echo "there is no crash explorer in this tree yet" >&2; exit 1; }
 	@scripts/bootstrap build rust
 	ARCHIPELAGO_CRASH_STATES=$(STATES) $(CARGO) test --release --locked --test crash -- --nocapture
+
+## fuzz       damaged inputs to every decoder, with overflow checks (FUZZ_S=600)
+fuzz:
+	@scripts/bootstrap build rust
+	ARCHIPELAGO_FUZZ_S=$(FUZZ_S) $(CARGO) test --locked --test fuzz -- --nocapture
 
 ## install    into PREFIX (/usr/local), below DESTDIR if that is set
 install:
