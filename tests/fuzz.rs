@@ -17,7 +17,13 @@
 //! ARCHIPELAGO_FUZZ_S=600 runs for so many seconds, SEED=7 runs something
 //! else, KIND=head only that.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
 
 #[path = "fuzz/corpus.rs"]
 mod corpus;
@@ -64,14 +70,22 @@ fn no_input_breaks_a_decoder() {
     let mut inputs = 0;
     for kind in &kinds {
         let time_ms = seconds * 1000 * u64::from(kind.share) / u64::from(total);
-        let tally = run::run(kind, seed, time_ms, u64::MAX).unwrap_or_else(|finding| panic!("{finding}"));
+        let tally =
+            run::run(kind, seed, time_ms, u64::MAX).unwrap_or_else(|finding| panic!("{finding}"));
         println!(
             "{:16} {:6} {:9} {:9}  {:.1} x the input",
             kind.name, tally.corpus, tally.inputs, tally.decoded, tally.memory
         );
-        assert!(tally.decoded > 0, "{}: nothing decodes, so nothing behind the first check is tried", kind.name);
+        assert!(
+            tally.decoded > 0,
+            "{}: nothing decodes, so nothing behind the first check is tried",
+            kind.name
+        );
         inputs += tally.inputs;
     }
     let checks = if cfg!(debug_assertions) { "with" } else { "without" };
-    println!("fuzz: {inputs} inputs to {} decoders, no finding; seed {seed}, {checks} overflow checks", kinds.len());
+    println!(
+        "fuzz: {inputs} inputs to {} decoders, no finding; seed {seed}, {checks} overflow checks",
+        kinds.len()
+    );
 }

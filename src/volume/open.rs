@@ -444,7 +444,8 @@ fn check_size(segment: &ObjectName, position: u64, size_bytes: u64) -> Result<()
     if size_bytes <= VOLUME_BYTES_MAX {
         return Ok(());
     }
-    let message = format!("the record at {position} makes a volume of {size_bytes} bytes, which none can have");
+    let message =
+        format!("the record at {position} makes a volume of {size_bytes} bytes, which none can have");
     Err(Error::corrupt(segment, message))
 }
 

@@ -24,8 +24,13 @@ const VOLUME: Id = Id(3);
 pub const GRANULES: u32 = 4;
 
 pub fn kinds() -> Vec<Kind> {
-    let segment =
-        Kind { name: "segment", seeds: headers, repair: seal_again, decode: decode_header, ..Kind::OBJECT };
+    let segment = Kind {
+        name: "segment",
+        seeds: headers,
+        repair: seal_again,
+        decode: decode_header,
+        ..Kind::OBJECT
+    };
     let batch =
         Kind { name: "batch", seeds: batches, repair: sum_batch, decode: decode_batch, ..Kind::OBJECT };
     let record = Kind {
@@ -79,7 +84,12 @@ fn some_records(granules: u32) -> Vec<Record> {
         Record::Own { epoch: Id(1), block: 2, settled: 3, presence: None },
         Record::Own { epoch: Id(1), block: 2, settled: 3, presence: Some(presence) },
         Record::Zero { first: 1, count: 2 },
-        Record::Cut { epoch: Id(2), size_bytes: 1 << 20, snapshot: Some(snapshot), shrink_bytes: Some(70_000) },
+        Record::Cut {
+            epoch: Id(2),
+            size_bytes: 1 << 20,
+            snapshot: Some(snapshot),
+            shrink_bytes: Some(70_000),
+        },
         Record::Cut { epoch: Id(4), size_bytes: 70_000, snapshot: None, shrink_bytes: None },
         Record::Grow { size_bytes: 1 << 20 },
         Record::Piece { block: 1, offset_bytes: 4000, bytes: 200, data_granule: 9, sums: vec![1, 2] },
@@ -95,8 +105,11 @@ fn bytes_of(records: &[Record]) -> Vec<u8> {
 fn records() -> Vec<Vec<u8>> {
     let one = |record: Record| [vec![0], bytes_of(&[record])].concat();
     let each = some_records(4).into_iter().map(one);
-    each.chain([[vec![0], bytes_of(&some_records(4))].concat(), [vec![2], bytes_of(&some_records(1024))].concat()])
-        .collect()
+    each.chain([
+        [vec![0], bytes_of(&some_records(4))].concat(),
+        [vec![2], bytes_of(&some_records(1024))].concat(),
+    ])
+    .collect()
 }
 
 fn records_in(fields: &mut Reader<'_>, granules: u32) -> archipelago::Result<Vec<Record>> {
@@ -195,7 +208,8 @@ fn segment(number: u64, start: u64, opening: Record, size: usize) -> Vec<u8> {
     data.resize(ALIGN, 0);
     let mut records = some_records(GRANULES);
     records[0] = opening;
-    for (byte, records) in [(1, records), (2, some_records(GRANULES).split_off(8)), (3, some_records(4).split_off(3))]
+    for (byte, records) in
+        [(1, records), (2, some_records(GRANULES).split_off(8)), (3, some_records(4).split_off(3))]
     {
         let at = start + data.len() as u64;
         data.extend(batch(&seed, at, start.max(at - ALIGN as u64), records, byte));
@@ -208,7 +222,8 @@ fn segment(number: u64, start: u64, opening: Record, size: usize) -> Vec<u8> {
 fn logs() -> Vec<Vec<u8>> {
     let open = |start, previous, previous_bytes| Record::Open { start, previous, previous_bytes };
     let first = segment(1, 0, open(0, 0, 0), 40 << 10);
-    let used = (first.len() - first.iter().rev().take_while(|byte| **byte == 0).count()).next_multiple_of(ALIGN);
+    let used = (first.len() - first.iter().rev().take_while(|byte| **byte == 0).count())
+        .next_multiple_of(ALIGN);
     let second = segment(2, used as u64, open(used as u64, 1, used as u32), 0);
     let end = used as u64 + second.len() as u64;
     let third = segment(4, end, open(end, 2, second.len() as u32), 0);
@@ -315,7 +330,9 @@ fn decode_log(data: &[u8]) -> Result<Outcome, String> {
     for (position, record, segment, data_bytes) in &found {
         if let Record::Piece { sums, .. } = record {
             let read = segment.read_granules(*data_bytes, sums);
-            read.map_err(|error| format!("the piece at {position}, replayed, is not there: {}", error.full()))?;
+            read.map_err(|error| {
+                format!("the piece at {position}, replayed, is not there: {}", error.full())
+            })?;
         }
     }
     Ok(Outcome { decoded: !found.is_empty(), memory_bytes })

@@ -97,16 +97,21 @@ fn decode_store(data: &[u8]) -> Result<Outcome, String> {
 
 fn volumes() -> Vec<Vec<u8>> {
     let long = "v".repeat(128);
-    ["a", "web-1.disk0", &long].map(|name| volume::encoded(&VolumeName::new(name).unwrap(), Id(3), 4)).into()
+    ["a", "web-1.disk0", &long]
+        .map(|name| volume::encoded(&VolumeName::new(name).unwrap(), Id(3), 4))
+        .into()
 }
 
 fn decode_volume(data: &[u8]) -> Result<Outcome, String> {
     let name = text_at(data, 24).and_then(|text| VolumeName::new(text).ok());
     let name = name.unwrap_or_else(|| VolumeName::new("other").unwrap());
     let object = ObjectName::Volume(name.clone());
-    there_and_back(&object, data, |data| volume::decode(&object, data), |(id, created_s)| {
-        volume::encoded(&name, *id, *created_s)
-    })
+    there_and_back(
+        &object,
+        data,
+        |data| volume::decode(&object, data),
+        |(id, created_s)| volume::encoded(&name, *id, *created_s),
+    )
 }
 
 pub fn head() -> Head {
@@ -126,8 +131,13 @@ pub fn head() -> Head {
 }
 
 fn heads() -> Vec<Vec<u8>> {
-    let new = Head { number: 1, root: Root::ZERO, log: LogStart::NEW, parent: None, written: false, ..head() };
-    vec![head().encoded(Id(8)), new.encoded(Id(9)), Head { name_hint: String::new(), ..head() }.encoded(Id(8))]
+    let new =
+        Head { number: 1, root: Root::ZERO, log: LogStart::NEW, parent: None, written: false, ..head() };
+    vec![
+        head().encoded(Id(8)),
+        new.encoded(Id(9)),
+        Head { name_hint: String::new(), ..head() }.encoded(Id(8)),
+    ]
 }
 
 fn decode_head(data: &[u8]) -> Result<Outcome, String> {
@@ -161,8 +171,12 @@ fn decode_snapshot(data: &[u8]) -> Result<Outcome, String> {
 }
 
 fn epochs() -> Vec<Vec<u8>> {
-    let epoch = epoch::Epoch { id: Id(7), volume: Id(3), generation: 5, claimed_s: 6, holder: "web".to_owned() };
-    vec![epoch::encoded(&epoch), epoch::encoded(&epoch::Epoch { holder: String::new(), ..epoch.clone() })]
+    let epoch =
+        epoch::Epoch { id: Id(7), volume: Id(3), generation: 5, claimed_s: 6, holder: "web".to_owned() };
+    vec![
+        epoch::encoded(&epoch),
+        epoch::encoded(&epoch::Epoch { holder: String::new(), ..epoch.clone() }),
+    ]
 }
 
 fn decode_epoch(data: &[u8]) -> Result<Outcome, String> {
@@ -182,15 +196,21 @@ fn identity() -> Identity {
 }
 
 fn maintenances() -> Vec<Vec<u8>> {
-    vec![maintenance::encoded(1, &identity(), 5, Id(6)), maintenance::encoded(1 << 40, &identity(), 0, Id(1))]
+    vec![
+        maintenance::encoded(1, &identity(), 5, Id(6)),
+        maintenance::encoded(1 << 40, &identity(), 0, Id(1)),
+    ]
 }
 
 fn decode_maintenance(data: &[u8]) -> Result<Outcome, String> {
     let number = u64_at(data, 0);
     let object = ObjectName::Maintenance(number);
-    there_and_back(&object, data, |data| maintenance::decode(&object, data), |(who, since_s)| {
-        maintenance::encoded(number, who, *since_s, Id(6))
-    })
+    there_and_back(
+        &object,
+        data,
+        |data| maintenance::decode(&object, data),
+        |(who, since_s)| maintenance::encoded(number, who, *since_s, Id(6)),
+    )
 }
 
 fn leases() -> Vec<Vec<u8>> {

@@ -75,10 +75,14 @@ fn entries(granules: u32, first: u64) -> Vec<Entry> {
 }
 
 fn seeds() -> Vec<Vec<u8>> {
-    let children = |slots: &[u16]| slots.iter().map(|slot| (*slot, Id(7), [u8::from(*slot > 0); 32])).collect();
+    let children =
+        |slots: &[u16]| slots.iter().map(|slot| (*slot, Id(7), [u8::from(*slot > 0); 32])).collect();
     let leaf = |first, entries| PageContent { level: 0, first, entries, children: Vec::new() };
-    let parent = |level, first, slots: &[u16]| {
-        PageContent { level, first, entries: Vec::new(), children: children(slots) }
+    let parent = |level, first, slots: &[u16]| PageContent {
+        level,
+        first,
+        entries: Vec::new(),
+        children: children(slots),
     };
     let mut seeds = Vec::new();
     for (choice, granules) in (0..).zip(GRANULES) {

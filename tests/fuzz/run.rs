@@ -122,7 +122,10 @@ impl Watch {
                 std::thread::sleep(Duration::from_millis(100));
                 if let Some(watched) = &*seen.lock() {
                     if watched.began.elapsed() > DEADLINE {
-                        eprintln!("{}", saved(kind, &watched.input, "it takes longer than the deadline"));
+                        eprintln!(
+                            "{}",
+                            saved(kind, &watched.input, "it takes longer than the deadline")
+                        );
                         std::process::abort();
                     }
                 }
@@ -142,7 +145,10 @@ impl Drop for Watch {
 fn saved(kind: &str, input: &[u8], words: &str) -> String {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{kind}"));
     let kept = std::fs::write(&path, corpus::to_text(input)).map_or("lost".to_owned(), |()| {
-        format!("kept in {}: copy it to tests/fuzz/corpus/{kind}/ under a name that says what it is", path.display())
+        format!(
+            "kept in {}: copy it to tests/fuzz/corpus/{kind}/ under a name that says what it is",
+            path.display()
+        )
     });
     format!("{kind}: {words}\nthe input of {} bytes is {kept}", input.len())
 }
@@ -186,7 +192,11 @@ pub fn run(kind: &Kind, seed: u64, time_ms: u64, inputs_max: u64) -> Result<Tall
     }
     for (at, seed) in seeds.iter().enumerate() {
         if !one(seed.clone())? {
-            return Err(saved(kind.name, seed, &format!("seed {at}, written by the library, is refused")));
+            return Err(saved(
+                kind.name,
+                seed,
+                &format!("seed {at}, written by the library, is refused"),
+            ));
         }
     }
     let pristine = seeds.len();

@@ -16,9 +16,21 @@ use super::run::{check_words, Kind, Outcome};
 pub fn kinds() -> Vec<Kind> {
     let text = Kind { bytes_max: 4096, memory: 64, ..Kind::OBJECT };
     vec![
-        Kind { name: "name", seeds: object_names, decode: decode_name, words: NAME_WORDS, ..text.clone() },
+        Kind {
+            name: "name",
+            seeds: object_names,
+            decode: decode_name,
+            words: NAME_WORDS,
+            ..text.clone()
+        },
         Kind { name: "size", seeds: sizes, decode: decode_size, words: SIZE_WORDS, ..text.clone() },
-        Kind { name: "options", seeds: options, decode: decode_options, words: OPTION_WORDS, ..text.clone() },
+        Kind {
+            name: "options",
+            seeds: options,
+            decode: decode_options,
+            words: OPTION_WORDS,
+            ..text.clone()
+        },
         Kind { name: "config", seeds: configs, decode: decode_config, words: CONFIG_WORDS, ..text },
     ]
 }
@@ -39,7 +51,8 @@ fn refused(error: &Error, input_bytes: usize) -> Result<(), String> {
     check_words(&text)
 }
 
-const NAME_WORDS: &[&str] = &["/", "head/", "log/", "snapshot/", "0", "ffffffffffffffff", "..", "-", ".", "F"];
+const NAME_WORDS: &[&str] =
+    &["/", "head/", "log/", "snapshot/", "0", "ffffffffffffffff", "..", "-", ".", "F"];
 
 fn object_names() -> Vec<Vec<u8>> {
     let name = VolumeName::new("web-1.disk0").unwrap();
@@ -61,7 +74,9 @@ fn object_names() -> Vec<Vec<u8>> {
 }
 
 fn decode_name(data: &[u8]) -> Result<Outcome, String> {
-    let Ok(text) = std::str::from_utf8(data) else { return Ok(Outcome { decoded: false, memory_bytes: 0 }) };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return Ok(Outcome { decoded: false, memory_bytes: 0 });
+    };
     let (parsed, memory_bytes) = most_bytes(|| ObjectName::parse(text));
     if let Err(error) = VolumeName::new(text) {
         refused(&error, data.len())?;
@@ -76,18 +91,36 @@ fn decode_name(data: &[u8]) -> Result<Outcome, String> {
     }
 }
 
-const SIZE_WORDS: &[&str] =
-    &["K", "m", "GiB", "T", "P", "b", ".", "+", "-", " ", "0", "9", "1e3", "18446744073709551615", "999999999"];
+const SIZE_WORDS: &[&str] = &[
+    "K",
+    "m",
+    "GiB",
+    "T",
+    "P",
+    "b",
+    ".",
+    "+",
+    "-",
+    " ",
+    "0",
+    "9",
+    "1e3",
+    "18446744073709551615",
+    "999999999",
+];
 
 fn sizes() -> Vec<Vec<u8>> {
     bytes_of(&["512", "64K", "1.5G", "2TiB", "16383P", "0.000000001P", " 7 MB ", "18446744073709551615"])
 }
 
 fn decode_size(data: &[u8]) -> Result<Outcome, String> {
-    let Ok(text) = std::str::from_utf8(data) else { return Ok(Outcome { decoded: false, memory_bytes: 0 }) };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return Ok(Outcome { decoded: false, memory_bytes: 0 });
+    };
     let (size, memory_bytes) = most_bytes(|| parse_size(text));
     let option = (!text.contains(['\0', '\n'])).then(|| {
-        let list = [CString::new("volume=v").unwrap(), CString::new(format!("block-size={text}")).unwrap()];
+        let list =
+            [CString::new("volume=v").unwrap(), CString::new(format!("block-size={text}")).unwrap()];
         understand(&list, true)
     });
     match &size {
@@ -102,13 +135,28 @@ fn decode_size(data: &[u8]) -> Result<Outcome, String> {
         (Some(Ok(option)), Ok(bytes)) if option.block_bytes == Some(bytes) => {
             Ok(Outcome { decoded: true, memory_bytes })
         }
-        (Some(Ok(option)), size) => Err(format!("block-size is {:?}, the size {size:?}", option.block_bytes)),
+        (Some(Ok(option)), size) => {
+            Err(format!("block-size is {:?}, the size {size:?}", option.block_bytes))
+        }
         (_, size) => Ok(Outcome { decoded: size.is_ok(), memory_bytes }),
     }
 }
 
 const OPTION_WORDS: &[&str] = &[
-    "volume=", "snapshot=", "store=", "config=", "block-size=", "from=", "\n", "@", "=", "4M", "a@b", "K", "\0", "\x1b[2J",
+    "volume=",
+    "snapshot=",
+    "store=",
+    "config=",
+    "block-size=",
+    "from=",
+    "\n",
+    "@",
+    "=",
+    "4M",
+    "a@b",
+    "K",
+    "\0",
+    "\x1b[2J",
 ];
 
 fn options() -> Vec<Vec<u8>> {
@@ -147,9 +195,39 @@ fn decode_options(data: &[u8]) -> Result<Outcome, String> {
 }
 
 const CONFIG_WORDS: &[&str] = &[
-    "[stores.main]\n", "default_store = ", "url = ", "mode = ", "group = ", "block_size = ", "log_limit = ", "\"",
-    "'", "\n", "[", "]", "{", "}", "=", ".", "\"dir:/srv\"", "\"0660\"", "16", "\"64K\"", "\"nfs:x\"", "-1", "#",
-    "\\u0000", "\x1b", "\u{ff}", "[[", "{a=", "1979-05-27", "inf", "\"\"\"", "a.", "[[[[[[[[[[[[[[[[",
+    "[stores.main]\n",
+    "default_store = ",
+    "url = ",
+    "mode = ",
+    "group = ",
+    "block_size = ",
+    "log_limit = ",
+    "\"",
+    "'",
+    "\n",
+    "[",
+    "]",
+    "{",
+    "}",
+    "=",
+    ".",
+    "\"dir:/srv\"",
+    "\"0660\"",
+    "16",
+    "\"64K\"",
+    "\"nfs:x\"",
+    "-1",
+    "#",
+    "\\u0000",
+    "\x1b",
+    "\u{ff}",
+    "[[",
+    "{a=",
+    "1979-05-27",
+    "inf",
+    "\"\"\"",
+    "a.",
+    "[[[[[[[[[[[[[[[[",
 ];
 
 fn configs() -> Vec<Vec<u8>> {
@@ -188,11 +266,13 @@ fn decode_config(data: &[u8]) -> Result<Outcome, String> {
         // Written again with what was understood, it means the same.
         let group = store.group.map_or(String::new(), |group| format!("group = {group}\n"));
         let text = format!(
-            "default_store = '{name}'\n[stores.'{name}']\nurl = \"{}\"\nmode = '{:o}'\n{group}block_size = '{}'\n\
+            "default_store = '{name}'\n[stores.'{name}']\nurl = \"{}\"\nmode = '{:o}'\n\
+             {group}block_size = '{}'\n\
              log_limit = '{}'\n",
             quoted(&store.url), store.mode, store.block_bytes, store.log_limit_bytes
         );
-        let again = understand_text(path, text.as_bytes()).map_err(|error| format!("{}: {text}", error.full()))?;
+        let again = understand_text(path, text.as_bytes())
+            .map_err(|error| format!("{}: {text}", error.full()))?;
         if again.store(None).ok() != Some(store) {
             return Err(format!("{store:?}, written and read again, is {again:?}"));
         }

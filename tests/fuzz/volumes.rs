@@ -87,7 +87,10 @@ fn pristine() -> &'static Memory {
 fn seeds() -> Vec<Vec<u8>> {
     let objects = pristine().list_all(prefix::ALL).unwrap();
     let others = |object: &&ObjectName| {
-        !matches!(object, ObjectName::Store | ObjectName::Volume(_) | ObjectName::Page(_) | ObjectName::Block { .. })
+        !matches!(
+            object,
+            ObjectName::Store | ObjectName::Volume(_) | ObjectName::Page(_) | ObjectName::Block { .. }
+        )
     };
     objects.iter().filter(others).map(|object| pristine().read_all(object, 1 << 20).unwrap()).collect()
 }
@@ -134,13 +137,16 @@ fn expected(what: &str, error: &Error) -> Result<(), String> {
 
 fn open(data: &[u8]) -> Result<Outcome, String> {
     let memory = pristine().fork();
-    let volume = names::lookup(&Store::open("test", Arc::new(memory.clone())).unwrap(), &name()).unwrap();
+    let volume =
+        names::lookup(&Store::open("test", Arc::new(memory.clone())).unwrap(), &name()).unwrap();
     let object = match data.get(..8) {
         Some(b"ARCHhead") => ObjectName::Head { volume, number: u64_at(data, 16) },
         Some(b"ARCHleas") => ObjectName::Lease { volume, number: u64_at(data, 16) },
         Some(b"ARCHepoc") => ObjectName::Epoch(id_at(data, 0)),
         Some(b"ARCHmain") => ObjectName::Maintenance(u64_at(data, 0)),
-        Some(b"ARCHsnap") => ObjectName::Snapshot { volume, name: snap("one"), number: u64_at(data, 16) },
+        Some(b"ARCHsnap") => {
+            ObjectName::Snapshot { volume, name: snap("one"), number: u64_at(data, 16) }
+        }
         _ => ObjectName::Segment { volume, number: u64_at(data, 16) },
     };
     if zeroed_blocks(data) > 1 << 16 {
@@ -195,7 +201,8 @@ fn read_some(volume: &Arc<Volume>) -> Result<(), String> {
 }
 
 fn work(volume: &Arc<Volume>) -> Result<(), String> {
-    let outcome = |what: &str, result: archipelago::Result<()>| result.or_else(|error| expected(what, &error));
+    let outcome =
+        |what: &str, result: archipelago::Result<()>| result.or_else(|error| expected(what, &error));
     read_some(volume)?;
     outcome("write", volume.write_at(5000, &[7; 700]))?;
     outcome("write a block", volume.write_at(2 * BLOCK as u64, &vec![8; BLOCK]))?;
@@ -225,7 +232,8 @@ fn the_last_number_has_no_next_and_nothing_overflows() {
             seal_again(&mut front, &seed, &mut Rng::new(0, "", 0));
             data[..sealed_bytes].copy_from_slice(&front);
             let kind = String::from_utf8_lossy(&seed[..8]).into_owned();
-            super::run::try_one(&kinds()[0], &data).unwrap_or_else(|error| panic!("{kind} {number:#x}: {error}"));
+            super::run::try_one(&kinds()[0], &data)
+                .unwrap_or_else(|error| panic!("{kind} {number:#x}: {error}"));
             tried += 1;
         }
     }
