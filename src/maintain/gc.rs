@@ -164,7 +164,7 @@ pub fn run(store: &Store, options: &GcOptions, progress: &mut dyn FnMut(Progress
         claimed.generation
     };
     progress(Progress { phase: Phase::List, done: 0, total: None });
-    let removed = unnamed::find(store, first)?;
+    let removed = find_unnamed(store, options, first)?;
     let removed = finish_removals(store, options, removed, &mut report)?;
     let candidates = Candidates::list(store)?;
     if let Some(right) = &mut right {
@@ -175,10 +175,7 @@ pub fn run(store: &Store, options: &GcOptions, progress: &mut dyn FnMut(Progress
     marker.scanner.take_for_removed(removed.iter().map(|unnamed| unnamed.volume));
     let mut refuse = |failure: Failure| Err(refusal(store, failure));
     marker.mark(&mut refuse, progress)?;
-    let list_lag_s = store.control().capabilities().list_lag_s;
-    if list_lag_s > 0 {
-        (options.wait)(Duration::from_secs(u64::from(list_lag_s) + 1));
-    }
+    let _lagged = outwait_lag(store, options);
     let gone: Vec<ObjectName> = removed.into_iter().flat_map(|unnamed| unnamed.objects).collect();
     // Measured between the marks, so that little time is left between the
     // last look at the roots and the first deletion.
@@ -195,6 +192,27 @@ pub fn run(store: &Store, options: &GcOptions, progress: &mut dyn FnMut(Progress
         sweep(store, right, &garbage, progress)?;
     }
     Ok(report)
+}
+
+/// Waits until a listing shows what was there before this call. False if none
+/// lags.
+fn outwait_lag(store: &Store, options: &GcOptions) -> bool {
+    let list_lag_s = store.control().capabilities().list_lag_s;
+    if list_lag_s > 0 {
+        (options.wait)(Duration::from_secs(u64::from(list_lag_s) + 1));
+    }
+    list_lag_s > 0
+}
+
+/// Volumes whose removal is to be finished. Where listings lag, an old one
+/// that missed both names of a rename would be shown again and again: it is
+/// looked again when that one cannot be shown any more.
+fn find_unnamed(store: &Store, options: &GcOptions, first: u64) -> Result<Vec<Unnamed>> {
+    let found = unnamed::find(store, first)?;
+    if found.is_empty() || !outwait_lag(store, options) {
+        return Ok(found);
+    }
+    unnamed::find(store, first)
 }
 
 /// Claims a generation, on a full store too.

@@ -9,7 +9,10 @@
 //!   volume and makes another;
 //! * three listings of the names know nothing of it, at least one of them
 //!   while nobody can take its lease. A rename makes the new name before it
-//!   deletes the old one, so that one listing may miss both, but not three;
+//!   deletes the old one, so that one listing may miss both, but not three
+//!   (where listings lag, the later ones are further away than that);
+//! * no listed name was gone when it was read: it may have become another one,
+//!   which the listing does not show;
 //! * it has no snapshots: a removal takes those before the name;
 //! * nobody who may be alive holds its lease.
 
@@ -55,13 +58,19 @@ pub(super) fn find(store: &Store, first: u64) -> Result<Vec<Unnamed>> {
     Ok(found)
 }
 
-/// An undecodable name may be that of any volume: then nothing is unnamed.
+/// A name that cannot be read may be that of any volume: then nothing is
+/// unnamed.
 fn named(store: &Store) -> Result<BTreeSet<Id>> {
-    match volume::list(store) {
-        Ok(names) => Ok(names.into_iter().map(|(_, id)| id).collect()),
-        Err(error) if is_of_content(&error) || error.is(ErrorKind::Invalid) => all(store),
-        Err(error) => Err(error),
+    let mut named = BTreeSet::new();
+    for object in store.control().list_all(prefix::VOLUMES)? {
+        let ObjectName::Volume(name) = &object else { continue };
+        match volume::lookup(store, name) {
+            Ok(id) => drop(named.insert(id)),
+            Err(error) if is_of_content(&error) || error.is(ErrorKind::Invalid) => return all(store),
+            Err(error) => return Err(error),
+        }
     }
+    Ok(named)
 }
 
 fn all(store: &Store) -> Result<BTreeSet<Id>> {
