@@ -57,6 +57,12 @@ pub enum Planted {
     GenerationIgnored,
     /// 6: who creates a numbered object does not look for a higher one.
     NumberMadeAgain,
+    /// 6: gc marks once, also where listings lag.
+    GcMarksOnce,
+    /// 2: a discard gives up the own block, so that its name is made again.
+    DiscardGivesUpName,
+    /// 7: a snapshot whose creation has an unknown outcome passes for published.
+    PublishUnknownIsDone,
 }
 
 impl Planted {
@@ -86,6 +92,9 @@ impl Planted {
         Planted::NameNotSynced,
         Planted::GenerationIgnored,
         Planted::NumberMadeAgain,
+        Planted::GcMarksOnce,
+        Planted::DiscardGivesUpName,
+        Planted::PublishUnknownIsDone,
     ];
 }
 

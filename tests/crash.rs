@@ -28,6 +28,8 @@ mod explore;
 mod flight;
 #[path = "crash/image.rs"]
 mod image;
+#[path = "crash/lag.rs"]
+mod lag;
 #[path = "crash/meet.rs"]
 mod meet;
 #[path = "crash/model.rs"]

@@ -32,7 +32,7 @@ impl State {
     /// True if all that the block's own object of the live epoch shows, if
     /// there is one, is in the log or a map: it is durable then, and what is
     /// written to it in place needs no record.
-    fn is_recorded(&self, block: u64) -> bool {
+    pub(super) fn is_recorded(&self, block: u64) -> bool {
         !self.unrecorded.contains_key(&block)
     }
 

@@ -9,6 +9,7 @@ use super::state::{NotLoaded, State};
 use super::write::{Begun, NotNow, Way};
 use super::Volume;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault;
 use crate::log::{Draft, Record};
 
 /// How a part of a block becomes zeroes.
@@ -35,14 +36,15 @@ impl State {
             Own::Part(presence) => presence.covers(start / granule, end.div_ceil(granule)),
             Own::None => false,
         };
-        if held && !self.cutting && !self.live().pieces.touch(block, start, end) {
+        let whole = u64::from(end - start) == self.block_bytes;
+        let gives_up = whole && fault::on(fault::Planted::DiscardGivesUpName) && self.is_recorded(block);
+        if held && !gives_up && !self.cutting && !self.live().pieces.touch(block, start, end) {
             self.in_place += 1;
             return Ok(Zeroing::Write(begun(Way::InPlace)));
         }
         self.busy_mut(block).logging += 1;
-        let whole = u64::from(end - start) == self.block_bytes;
         let calm = self.busy.get(&block).is_none_or(|busy| busy.direct == 0 && !busy.settling);
-        if whole && own == Own::None && calm {
+        if whole && (own == Own::None || gives_up) && calm {
             return Ok(Zeroing::Entry);
         }
         Ok(Zeroing::Write(begun(Way::Log)))
@@ -74,6 +76,10 @@ impl Volume {
                 }
             };
             match zeroing {
+                Zeroing::Entry if fault::on(fault::Planted::DiscardGivesUpName) => {
+                    self.give_up_name(part.block);
+                    result = result.and(self.log_zero_entries(Some((part.block, 1))));
+                }
                 Zeroing::Entry => match &mut run {
                     Some((first, count)) if *first + *count == part.block => *count += 1,
                     _ => {
@@ -90,6 +96,17 @@ impl Volume {
         }
         let entries = self.log_zero_entries(run);
         result.and(entries)
+    }
+
+    /// What a planted fault does: the object goes, its name is free again.
+    fn give_up_name(&self, block: u64) {
+        let name = {
+            let mut state = self.state.lock();
+            let epoch = state.epoch();
+            state.dirty.remove(&(epoch, block));
+            state.own_name(block)
+        };
+        let _not_there = self.store.blocks().delete(&name);
     }
 
     fn begin_zero(self: &Arc<Self>, block: u64, start: u32, end: u32) -> Result<Zeroing> {

@@ -97,6 +97,11 @@ pub enum Act {
         turns: bool,
         during: Box<Act>,
     },
+    /// Then a gc, to which about half of the folders look as they did before.
+    Lagging {
+        seed: u64,
+        during: Box<Act>,
+    },
     /// The holder falls asleep, and another one takes its volume.
     Sleep {
         volume: usize,

@@ -12,6 +12,7 @@ use archipelago::name::ObjectName;
 use parking_lot::Mutex;
 
 use super::image::{Image, SECTOR};
+use super::lag::Lag;
 use super::model::Model;
 
 /// A change of the store. Writes are whole sectors, as they are on a disk.
@@ -110,6 +111,7 @@ struct Inner {
     /// Runs before the call with this number, of all or of the turning points.
     visitor: Option<(u64, bool, Visitor)>,
     locks: HashMap<ObjectName, (bool, usize)>,
+    lag: Option<Lag>,
     me: Weak<Disk>,
 }
 
@@ -135,6 +137,7 @@ impl Disk {
                 late: Vec::new(),
                 visitor: None,
                 locks: HashMap::new(),
+                lag: None,
                 me: me.clone(),
             }),
         })
@@ -165,6 +168,11 @@ impl Disk {
     /// True if the planned failure has happened.
     pub fn has_failed(&self) -> bool {
         self.inner.lock().failed
+    }
+
+    /// From now on listings lag; `None`: they have caught up.
+    pub fn lag(&self, lag: Option<Lag>) {
+        self.inner.lock().lag = lag;
     }
 
     /// Lets somebody in before the `nth` call from now, of all or of syncs and
@@ -303,7 +311,8 @@ fn outside(name: &ObjectName, end: u64) -> impl Fn(&Image) -> Option<ErrorKind> 
 
 impl Backend for Disk {
     fn capabilities(&self) -> Capabilities {
-        archipelago::backend::memory::CAPABILITIES
+        let list_lag_s = u32::from(self.inner.lock().lag.is_some());
+        Capabilities { list_lag_s, ..archipelago::backend::memory::CAPABILITIES }
     }
 
     fn create(&self, name: &ObjectName, data: &[u8]) -> Result<()> {
@@ -383,6 +392,9 @@ impl Backend for Disk {
             self.let_in(true);
         }
         let inner = self.inner.lock();
+        if let Some(lag) = &inner.lag {
+            return Ok(lag.list(&inner.image, prefix, after, count_max));
+        }
         let mut names = Vec::new();
         let first = first_with(prefix)
             .map_or(ByText(ObjectName::Block { epoch: Default::default(), index: 0 }), ByText);

@@ -418,9 +418,8 @@ impl<'a> Explorer<'a> {
 /// that is still there was written after that. It takes two syncs to be sure:
 /// the write may have come within the first.
 fn is_known_durable(ops: &[&Op], name: &ObjectName, volume: archipelago::name::Id, image: &Image) -> bool {
-    let is_sync = |op: &Op| {
-        matches!(op, Op::Sync { names } | Op::SyncContent { names } if names.contains(name))
-    };
+    let is_sync =
+        |op: &Op| matches!(op, Op::Sync { names } | Op::SyncContent { names } if names.contains(name));
     let mut syncs = (0..ops.len()).filter(|at| is_sync(ops[*at]));
     let Some(synced) = syncs.nth(1) else { return false };
     ops[synced..].iter().any(|op| match op {

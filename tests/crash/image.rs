@@ -130,6 +130,11 @@ impl Image {
         self.objects.get(&ByText(name.clone()))
     }
 
+    /// All names, in the order of listings.
+    pub fn names(&self) -> impl Iterator<Item = &ObjectName> {
+        self.objects.keys().map(|key| &key.0)
+    }
+
     /// Names from the first that is not before `from`.
     pub fn names_from(&self, from: ByText) -> impl Iterator<Item = &ObjectName> {
         self.objects.range(from..).map(|(key, _)| &key.0)

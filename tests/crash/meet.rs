@@ -112,6 +112,7 @@ impl World {
             Act::Failing { .. }
                 | Act::Visited { .. }
                 | Act::Collected { .. }
+                | Act::Lagging { .. }
                 | Act::Held { .. }
                 | Act::Haunted { .. }
                 | Act::RenameHalf { .. }

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use archipelago::backend::BackendExt;
+use archipelago::error::ErrorKind;
 use archipelago::name::{prefix, Id, ObjectName, SnapshotName};
 use parking_lot::Mutex;
 
 use super::act::Act;
-use super::world::{collect, wrong, Outcome, Stop, World};
+use super::lag::Lag;
+use super::world::{self, collect, wrong, Outcome, Stop, World};
 
 impl World {
     /// Runs a whole gc between two calls of what `during` does.
@@ -23,6 +25,20 @@ impl World {
         result?;
         let failed = failed.lock().take();
         failed.map_or(Ok(()), |error| Err(wrong(&format!("gc during {during:?}"), &error)))
+    }
+
+    /// Does something, and runs a gc on a host that has looked at some of the
+    /// folders before. It may find that it cannot go on.
+    pub fn lagging(&mut self, seed: u64, during: impl FnOnce(&mut World) -> Outcome<()>) -> Outcome<()> {
+        let before = self.disk.image();
+        during(self)?;
+        world::lag(Some((&self.disk, Lag { before, seed })));
+        let result = collect(&self.store, &self.options);
+        world::lag(None);
+        match result {
+            Err(error) if !error.is(ErrorKind::Unavailable) => Err(wrong("gc while listings lag", &error)),
+            _ => Ok(()),
+        }
     }
 
     /// The holder sleeps when it has just opened the volume: it knows the last

@@ -161,6 +161,58 @@ fn collecting(seed: u64) -> Workload {
     Workload { family: "collecting", seed, setup: SMALL, acts }
 }
 
+/// A gc after something was published, on a host to which listings are old.
+fn lagging(seed: u64) -> Workload {
+    let mut random = Seeded(seed);
+    let mut acts = vec![Act::Write { volume: 0, at: 0, bytes: 3 * BLOCK }, Act::Snapshot { volume: 0 }];
+    acts.extend([Act::Settle { volume: 0 }, Act::Gc, Act::Gc]);
+    for _ in 0..4 {
+        let at = random.below(24) * 4096;
+        acts.push(Act::Write { volume: 0, at, bytes: 4096 * (1 + random.below(4)) });
+        acts.push(Act::Snapshot { volume: 0 });
+        let (volume, which) = (random.below(2) as usize, random.below(4) as usize);
+        let during = match random.below(6) {
+            0 | 1 => Act::Publish { volume },
+            2 => Act::Settle { volume },
+            3 => Act::Clone { volume, which },
+            4 => Act::RemoveSnapshot { volume, which },
+            _ => Act::Rename { volume },
+        };
+        acts.push(Act::Lagging { seed: random.next(), during: Box::new(during) });
+    }
+    acts.push(Act::Read { volume: 0 });
+    Workload { family: "lagging", seed, setup: SMALL, acts }
+}
+
+/// Calls of the store within one act, of which nobody knows what became; then
+/// the process dies. Early and late ones alike.
+fn unknown(seed: u64) -> Workload {
+    let mut random = Seeded(seed);
+    let mut acts = vec![Act::Write { volume: 0, at: 0, bytes: 3 * BLOCK }, Act::Snapshot { volume: 0 }];
+    for _ in 0..5 {
+        let (at, which) = (random.below(24) * 4096, random.below(4) as usize);
+        acts.push(Act::Write { volume: 0, at, bytes: 4096 });
+        if random.one_in(2) {
+            acts.push(Act::Snapshot { volume: 0 });
+        }
+        let during = match random.below(9) {
+            0 | 1 => Act::Publish { volume: 0 },
+            2 => Act::Settle { volume: 0 },
+            3 => Act::Snapshot { volume: 0 },
+            4 => Act::Rollback { volume: 0, which },
+            5 => Act::Clone { volume: 0, which },
+            6 => Act::Rename { volume: 0 },
+            7 => Act::RemoveSnapshot { volume: 0, which },
+            _ => Act::Resize { volume: 0, bytes: 1 + random.below(8 * BLOCK) },
+        };
+        let failures = [Failure::UnknownLost, Failure::UnknownDone, Failure::UnknownLate];
+        let failure = failures[random.below(3) as usize];
+        acts.push(Act::Failing { nth: random.below(14), failure, during: Box::new(during) });
+    }
+    acts.push(Act::Read { volume: 0 });
+    Workload { family: "unknown", seed, setup: SMALL, acts }
+}
+
 /// A holder sleeps while others go on, so far that numbers which it would use
 /// next have been used and cleaned away.
 fn sleeping(seed: u64) -> Workload {
@@ -192,7 +244,9 @@ pub fn nth(nth: u64, seed: u64) -> Workload {
     let seed = mix(mix(seed, 0xA5A5), nth);
     match nth % 24 {
         7 | 19 => return collecting(seed),
+        11 => return unknown(seed),
         15 => return sleeping(seed),
+        23 => return lagging(seed),
         rest if rest % 4 == 3 => return meeting(seed),
         _ => {}
     }

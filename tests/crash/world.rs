@@ -2,6 +2,7 @@
 //! before an act begins and when it has ended, what a crash may show is
 //! recorded among the operations of the store.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use super::act::{Act, Setup};
 use super::disk::{Disk, Event, Failure};
 use super::flight::{begin, Flight};
 use super::image::SECTOR;
+use super::lag::Lag;
 use super::model::{Content, Model, NameModel, Sector, Shared, SnapshotModel, Value, Values, VolumeModel};
 
 /// A store and what is done to it.
@@ -51,9 +53,27 @@ pub fn options(log_limit_bytes: u64) -> OpenOptions {
     }
 }
 
+thread_local! {
+    /// The disk whose listings lag.
+    static LAGGING: RefCell<Option<Arc<Disk>>> = const { RefCell::new(None) };
+}
+
+/// Makes the listings of a disk lag, for this thread's gc; `None`: not any
+/// longer, and then it need not have waited.
+pub fn lag(lagging: Option<(&Arc<Disk>, Lag)>) {
+    if let Some(disk) = LAGGING.take() {
+        disk.lag(None);
+    }
+    if let Some((disk, lag)) = lagging {
+        disk.lag(Some(lag));
+        LAGGING.set(Some(Arc::clone(disk)));
+    }
+}
+
 /// One collection.
 pub fn collect(store: &Store, options: &OpenOptions) -> Result<()> {
-    let options = GcOptions { dry_run: false, identity: options.lease.identity.clone(), wait: |_| () };
+    let identity = options.lease.identity.clone();
+    let options = GcOptions { dry_run: false, identity, wait: |_| lag(None) };
     gc::run(store, &options, &mut |_| ()).map(drop)
 }
 
@@ -149,6 +169,7 @@ impl World {
                 return self.visited((*nth, *turns), (*at, *bytes, *zero), during)
             }
             Act::Collected { nth, turns, during } => return self.collected((*nth, *turns), during),
+            Act::Lagging { seed, during } => return self.lagging(*seed, |world| world.act(during)),
             Act::Wake { adds_head } => return self.wake(*adds_head),
             Act::Failing { nth, failure, during } => return self.failing(*nth, *failure, during),
             Act::Gc => return self.gc(),
@@ -260,6 +281,7 @@ impl World {
             Act::Sleep { .. } => self.sleep(at),
             Act::Visited { .. }
             | Act::Collected { .. }
+            | Act::Lagging { .. }
             | Act::Wake { .. }
             | Act::Failing { .. }
             | Act::Gc => Ok(()),
