@@ -63,6 +63,8 @@ pub enum Planted {
     DiscardGivesUpName,
     /// 7: a snapshot whose creation has an unknown outcome passes for published.
     PublishUnknownIsDone,
+    /// 6: a segment is deleted before a head says that its number is used.
+    NumberForgotten,
 }
 
 impl Planted {
@@ -95,6 +97,7 @@ impl Planted {
         Planted::GcMarksOnce,
         Planted::DiscardGivesUpName,
         Planted::PublishUnknownIsDone,
+        Planted::NumberForgotten,
     ];
 }
 

@@ -246,11 +246,14 @@ impl Backend for Dir {
     }
 
     fn create(&self, name: &ObjectName, data: &[u8]) -> Result<()> {
-        self.0.creator.create(name, |files, file| dir_create::fill(files, file, 0, data))
+        self.0.creator.create(name, |files, file| dir_create::fill(files, file, 0, data))?;
+        self.0.open.forget_removed(name);
+        Ok(())
     }
 
     fn create_sparse(&self, name: &ObjectName, bytes: u64) -> Result<()> {
         let made = self.0.creator.create_sparse(name, bytes)?;
+        self.0.open.forget_removed(name);
         self.0.open.mark(name).made();
         if let (Some(handle), false) = (made, self.0.open.is_direct(name)) {
             self.0.open.insert(name, handle, bytes, 1);
@@ -286,7 +289,9 @@ impl Backend for Dir {
         // Not the one in the cache: looking for holes moves its position.
         let source = files.open(&path, false).map_err(opened)?;
         let bytes = files.fstat(&source).map_err(opened)?.bytes;
-        self.0.creator.create(to, |files, target| dir_create::copy(files, &source, target, bytes))
+        self.0.creator.create(to, |files, target| dir_create::copy(files, &source, target, bytes))?;
+        self.0.open.forget_removed(to);
+        Ok(())
     }
 
     fn sync(&self, names: &[ObjectName]) -> Result<()> {

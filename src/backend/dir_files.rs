@@ -328,7 +328,8 @@ impl OpenFiles {
         }
     }
 
-    /// The object was removed; nothing about it matters any more.
+    /// The object was removed; nothing about it matters any more. Perhaps by
+    /// somebody else: whoever makes an object knows that its name was free.
     pub fn forget_removed(&self, name: &ObjectName) {
         let mut table = self.table.lock();
         table.marks.remove(name);

@@ -10,6 +10,12 @@
 //! the rest of the log and every later call fails. The exception is a store
 //! that is full: what such a batch may have left is cleared and that made
 //! durable, its appends fail, and the next batch is written at its place.
+//!
+//! The number of a segment is used once in a volume's life: others may keep
+//! the segment open, and would go on seeing the old one. The next number
+//! follows those that are there and what the head says; so a segment, be it
+//! part of the log or not, is deleted only when a durable head names a later
+//! one as the first that is needed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,7 +25,7 @@ use parking_lot::Mutex;
 use crate::backend::{Backend, DataPath};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
-use crate::name::Id;
+use crate::name::{Id, ObjectName};
 use crate::sys::iobuf::IoBuf;
 
 mod batch;
@@ -112,6 +118,9 @@ struct Inner {
     segments: BTreeMap<u64, Arc<Segment>>,
     /// Of before a rollback, to be deleted.
     abandoned: Vec<Arc<Segment>>,
+    /// Numbers of segments that are not part of the log and that a replay may
+    /// still see, to be deleted.
+    unused: Vec<u64>,
     current: Option<Current>,
     spare: Option<Segment>,
     /// Where the next batch begins.
@@ -151,6 +160,7 @@ impl Log {
             leading: false,
             segments: replayed.segments.clone(),
             abandoned: Vec::new(),
+            unused: replayed.unused.clone(),
             current: None,
             spare: None,
             tail: replayed.tail,
@@ -339,12 +349,15 @@ impl Log {
     }
 
     /// Deletes segments that lie wholly before `position`, have a number below
-    /// `needed` and are read by nobody. The head that no longer needs them
-    /// must be durable; `needed` is the segment that it names: that may have
-    /// ended exactly at `position` since.
+    /// `needed` and are read by nobody, and those below `needed` that are not
+    /// part of the log. The head that no longer needs them must be durable;
+    /// `needed` is the segment that it names: that may have ended exactly at
+    /// `position` since.
     pub fn trim(&self, position: u64, needed: u64) -> Result<usize> {
+        let unused: Vec<u64>;
         let gone: Vec<Arc<Segment>> = {
             let mut inner = self.inner.lock();
+            (unused, inner.unused) = inner.unused.iter().partition(|number| **number < needed);
             let starts: Vec<u64> = inner.segments.keys().copied().collect();
             let mut gone = Vec::new();
             for (at, start) in starts.iter().enumerate() {
@@ -360,10 +373,22 @@ impl Log {
             }
             gone
         };
+        unused.into_iter().for_each(|number| self.delete_unused(number));
         for segment in &gone {
             segment.delete()?;
         }
         Ok(gone.len())
+    }
+
+    /// One that cannot be deleted is left to gc.
+    fn delete_unused(&self, number: u64) {
+        let name = ObjectName::Segment { volume: self.volume, number };
+        match self.backend.delete(&name) {
+            Err(error) if !error.is(ErrorKind::NotFound) => {
+                ::log::debug!("{name} is left to gc: {}", error.full());
+            }
+            _ => {}
+        }
     }
 
     /// The highest segment number that this holder knows to exist.
@@ -432,10 +457,27 @@ impl Log {
         inner.current.as_ref().is_some_and(soon)
     }
 
-    /// Deletes a prepared segment that was never used.
-    pub fn discard_spare(&self) -> Result<()> {
-        let spare = self.inner.lock().spare.take();
-        spare.map_or(Ok(()), |segment| segment.delete())
+    /// True if a segment was made ahead of need.
+    pub fn has_spare(&self) -> bool {
+        self.inner.lock().spare.is_some()
+    }
+
+    /// Nobody means to append any more, and all is durable: a head at the end
+    /// of the log need not name a segment that is there. Then none is left
+    /// when it is trimmed. An append begins a segment as ever.
+    pub fn end(&self) {
+        let _rolling = self.rolling.lock();
+        let mut inner = self.inner.lock();
+        if inner.durable < inner.tail {
+            return;
+        }
+        inner.current = None;
+        let Some(spare) = inner.spare.take() else { return };
+        drop(inner);
+        if fault::on(fault::Planted::NumberForgotten) {
+            return self.delete_unused(spare.number);
+        }
+        self.inner.lock().unused.push(spare.number);
     }
 
     fn next_segment_bytes(&self, inner: &Inner) -> u64 {
@@ -496,9 +538,9 @@ impl Log {
         if format::SEGMENT_HEADER_BYTES + format::ALIGN_BYTES + bytes <= spare.bytes {
             return Ok(Some(spare));
         }
-        // Too small for a large batch. It must go: a segment never follows
-        // one with a higher number.
-        spare.delete()?;
+        // Too small for a large batch, and of no use any more: a segment never
+        // follows one with a higher number.
+        self.inner.lock().unused.push(spare.number);
         Ok(None)
     }
 

@@ -28,8 +28,11 @@ pub struct Replayed {
     pub tail: u64,
     /// The last segment and its valid length in bytes.
     pub last: (u64, u32),
-    /// The highest segment number that exists, opened or not.
+    /// The highest segment number that exists, opened or not, or did.
     pub number_max: u64,
+    /// Numbers that the log might need and does not: made ahead of need, or by
+    /// somebody who was taken over.
+    pub unused: Vec<u64>,
 }
 
 /// From where to replay: the first segment needed, the position of the first
@@ -77,6 +80,8 @@ pub fn replay(
         ..Replayed::default()
     };
     let links = chain(backend, volume, granules, &numbers, from.segment)?;
+    let is_used = |number: &u64| links.iter().any(|link| link.segment.number == *number);
+    replayed.unused = numbers.into_iter().filter(|number| !is_used(number)).collect();
     let mut reached = from.position;
     for (at, link) in links.iter().enumerate() {
         // Positions only grow: what reads or trims the log relies on it.
@@ -116,7 +121,23 @@ fn numbers_from(backend: &Arc<dyn Backend>, volume: Id, first: u64) -> Result<Ve
             _ => {}
         }
     }
+    // A listing may be old where it lags. What is not listed is found by its
+    // number: from the first that a head names there are no gaps.
+    if backend.capabilities().list_lag_s > 0 {
+        let mut next = numbers.last().map_or(first, |last| last + 1);
+        while is_there(backend, &ObjectName::Segment { volume, number: next })? {
+            numbers.push(next);
+            next += 1;
+        }
+    }
     Ok(numbers)
+}
+
+fn is_there(backend: &Arc<dyn Backend>, name: &ObjectName) -> Result<bool> {
+    match backend.stat(name) {
+        Err(error) if error.is(ErrorKind::NotFound) => Ok(false),
+        other => other.map(|_| true),
+    }
 }
 
 /// The segments of the log, oldest first.

@@ -281,8 +281,8 @@ impl Volume {
 
     /// Flushes, releases the lease and ends the use of this volume. Nothing
     /// may be in flight. A short log is settled first, so that the next open
-    /// finds none. What a rollback has left is deleted last, when the volume
-    /// is free for others already.
+    /// finds none, and no segment of it is left. What a rollback has left is
+    /// deleted last, when the volume is free for others already.
     pub fn close(self: &Arc<Self>) -> Result<()> {
         if self.mode != Mode::Writable {
             return Ok(());
@@ -291,7 +291,6 @@ impl Volume {
         {
             let _maintaining = self.maintaining.lock();
             self.is_closed.store(true, Ordering::Release);
-            result = result.and(self.log.discard_spare());
         }
         // What a failed write left in an own object must never be taken for
         // zeroes: the next holder does not know of it, and needs a new epoch.
@@ -317,11 +316,26 @@ impl Volume {
         if behind <= CLOSE_EMPTIES_BYTES {
             while self.settle_batch(&mut |_| {})? > 0 {}
             let unchanged = behind == 0 && self.state.lock().live().deltas.is_empty();
-            if !unchanged {
-                self.checkpoint()?;
-            }
+            self.flush()?;
+            return self.close_log(unchanged);
         }
         Ok(())
+    }
+
+    /// Commits a last head, behind all of the log. One that has nothing to say
+    /// but that a number of the log is used is not worth a failure.
+    fn close_log(self: &Arc<Self>, unchanged: bool) -> Result<()> {
+        if unchanged && !self.log.has_spare() {
+            return Ok(());
+        }
+        self.log.end();
+        match self.checkpoint() {
+            Err(error) if unchanged && !self.is_poisoned.load(Ordering::Acquire) => {
+                ::log::debug!("a log segment of '{}' is left over: {}", self.name, error.full());
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Lets writers in, where this handle kept them out.

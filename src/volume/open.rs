@@ -272,10 +272,13 @@ fn load_before(
         let number = before.number;
         let loaded = load_from(store, id, before).and_then(|loaded| check(&loaded).map(|()| loaded));
         if let Ok(mut loaded) = loaded {
-            // Nothing older than what the last head says may come back.
+            // Nothing older than what the last head says may come back, and
+            // no number that it knows to be used is used again.
             if loaded.replayed.tail >= last.log.tail {
                 ::log::warn!("volume '{name}': head {} was not finished, {number} counts", last.number);
                 loaded.state.head.number = last.number;
+                let number_max = &mut loaded.replayed.number_max;
+                *number_max = last.log.segment.saturating_sub(1).max(*number_max);
                 return Ok(loaded);
             }
         }

@@ -15,6 +15,7 @@ use crate::log::LogOptions;
 use crate::name::{ObjectName, SnapshotName, VolumeName};
 
 mod full;
+mod numbers;
 mod reading;
 mod rollback;
 mod tainted;

@@ -1,8 +1,10 @@
 //! A backend over an image that remembers what was done to it and what of
 //! that a loss of power could still undo; and that fails, or lets somebody in
-//! between, where it is told to.
+//! between, where it is told to. It knows every name that was ever made, in
+//! the lives before too: whoever still has the old object open would not see
+//! the one that has its name now.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use archipelago::backend::order::{first_with, ByText};
@@ -44,6 +46,14 @@ impl Op {
             | Op::Write { name, .. }
             | Op::Delete { name } => Some(name),
             Op::Sync { .. } | Op::SyncContent { .. } => None,
+        }
+    }
+
+    /// The name that this makes, if it must be made once.
+    pub fn made_once(&self) -> Option<&ObjectName> {
+        match self {
+            Op::Create { name, .. } | Op::CreateSparse { name, .. } if is_made_once(name) => Some(name),
+            _ => None,
         }
     }
 
@@ -101,6 +111,17 @@ impl Failure {
 
 pub type Visitor = Box<dyn FnMut() + Send>;
 
+/// Names that were made.
+pub type Names = HashSet<ObjectName>;
+
+/// True for objects that others may keep open, or remember by their names: no
+/// name of them ever means two things. A number of a lease and a name that a
+/// user gives may be used again.
+fn is_made_once(name: &ObjectName) -> bool {
+    use ObjectName::{Block, Epoch, Head, Page, Segment};
+    matches!(name, Segment { .. } | Head { .. } | Block { .. } | Page(_) | Epoch(_))
+}
+
 struct Inner {
     image: Image,
     events: Option<Vec<Event>>,
@@ -108,6 +129,11 @@ struct Inner {
     failing: Option<(u64, Failure)>,
     failed: bool,
     late: Vec<Op>,
+    /// In the lives before this one, and in this one.
+    before: Arc<Names>,
+    made: Names,
+    /// The first name that was made a second time.
+    again: Option<ObjectName>,
     /// Runs before the call with this number, of all or of the turning points.
     visitor: Option<(u64, bool, Visitor)>,
     locks: HashMap<ObjectName, (bool, usize)>,
@@ -128,6 +154,11 @@ impl std::fmt::Debug for Disk {
 
 impl Disk {
     pub fn new(image: Image, recording: bool) -> Arc<Disk> {
+        Disk::after(Arc::default(), image, recording)
+    }
+
+    /// What is left of a disk on which all of `before` was made.
+    pub fn after(before: Arc<Names>, image: Image, recording: bool) -> Arc<Disk> {
         Arc::new_cyclic(|me| Disk {
             inner: Mutex::new(Inner {
                 image,
@@ -135,6 +166,9 @@ impl Disk {
                 failing: None,
                 failed: false,
                 late: Vec::new(),
+                before,
+                made: Names::new(),
+                again: None,
                 visitor: None,
                 locks: HashMap::new(),
                 lag: None,
@@ -155,6 +189,11 @@ impl Disk {
 
     pub fn take_events(&self) -> Vec<Event> {
         self.inner.lock().events.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// A name that was made a second time, if there is one. Asking forgets it.
+    pub fn take_again(&self) -> Option<ObjectName> {
+        self.inner.lock().again.take()
     }
 
     /// Makes the `nth` call from now fail; `None`: none does. Only calls that
@@ -192,6 +231,8 @@ impl Disk {
                 inner.late.push(op);
             }
         }
+        // A dead holder knows nothing of the numbers that were cleaned away.
+        inner.again = None;
     }
 
     /// Applies something that a process which is gone had handed over.
@@ -273,6 +314,11 @@ impl Inner {
             return;
         }
         op.apply(&mut self.image);
+        if let Some(name) = op.made_once() {
+            if self.before.contains(name) || !self.made.insert(name.clone()) {
+                self.again.get_or_insert(name.clone());
+            }
+        }
         if let Some(events) = &mut self.events {
             events.push(Event::Op(op));
         }

@@ -9,7 +9,7 @@ use archipelago::name::ObjectName;
 use archipelago::volume::OpenOptions;
 
 use super::act::Setup;
-use super::disk::{Disk, Event, Op};
+use super::disk::{Disk, Event, Names, Op};
 use super::image::{mix, Image, SECTOR};
 use super::model::{Model, Values};
 use super::observe::{observe, Depth, Found};
@@ -171,8 +171,10 @@ pub struct Explorer<'a> {
     /// Of the whole run; true if it was new.
     pub note_distinct: &'a dyn Fn(u64) -> bool,
     pub heartbeat: &'a dyn Fn(),
-    found: HashMap<u64, Arc<Found>>,
-    checked: HashSet<(u64, usize)>,
+    /// What was made so far, to last.
+    pub made: Arc<Names>,
+    found: HashMap<(u64, usize), Arc<Found>>,
+    checked: HashSet<(u64, usize, usize)>,
     kept: Vec<Arc<Model>>,
 }
 
@@ -193,6 +195,7 @@ impl<'a> Explorer<'a> {
             counts: Counts::default(),
             note_distinct,
             heartbeat,
+            made: Arc::default(),
             found: HashMap::new(),
             checked: HashSet::new(),
             kept: Vec::new(),
@@ -211,7 +214,10 @@ impl<'a> Explorer<'a> {
         let mut model: Option<Arc<Model>> = None;
         for (at, event) in events.iter().enumerate() {
             match event {
-                Event::Op(op) => left.advance(op),
+                Event::Op(op) => {
+                    left.advance(op);
+                    self.note_made(op);
+                }
                 Event::Model(next) => {
                     self.kept.push(Arc::clone(next));
                     model = Some(Arc::clone(next));
@@ -241,20 +247,29 @@ impl<'a> Explorer<'a> {
         Ok(())
     }
 
+    /// A sparse block that a loss of power takes may be made once more in a cut
+    /// that is not published: nobody is left who had it open.
+    fn note_made(&mut self, op: &Op) {
+        if let (Op::Create { .. }, Some(name)) = (op, op.made_once()) {
+            Arc::make_mut(&mut self.made).insert(name.clone());
+        }
+    }
+
     fn state(&mut self, image: &Image, model: &Arc<Model>, cut: Cut) -> Result<(), String> {
         (self.heartbeat)();
         let digest = image.digest();
         let is_new = (self.note_distinct)(digest);
         self.counts.note(cut, is_new);
-        if !self.checked.insert((digest, Arc::as_ptr(model) as usize)) {
+        let made = self.made.len();
+        if !self.checked.insert((digest, made, Arc::as_ptr(model) as usize)) {
             return Ok(());
         }
-        let found = match self.found.get(&digest) {
+        let found = match self.found.get(&(digest, made)) {
             Some(found) => Arc::clone(found),
             None => {
                 let depth = Depth { read_only: digest % 4 == 0, goes_on: digest % 8 < 2 };
-                let found = Arc::new(observe(image, &self.values, self.options, depth));
-                self.found.insert(digest, Arc::clone(&found));
+                let found = Arc::new(observe(image, &self.made, &self.values, self.options, depth));
+                self.found.insert((digest, made), Arc::clone(&found));
                 found
             }
         };
@@ -350,7 +365,7 @@ impl<'a> Explorer<'a> {
         choice: &Choice,
     ) -> Result<(), String> {
         archipelago::clock::seeded::seed(Some(mix(image.digest(), 5)));
-        let disk = Disk::new(image.clone(), true);
+        let disk = Disk::after(Arc::clone(&self.made), image.clone(), true);
         let mut model = Model::clone(model);
         model
             .volumes
@@ -367,9 +382,11 @@ impl<'a> Explorer<'a> {
             _ => Left { durable: image.clone(), pending: Vec::new() },
         };
         let effort = Effort { subsets_max: 2, second_every: u64::MAX };
-        let events = disk.take_events();
-        self.explore(left, &events, effort, true)
-            .map_err(|text| format!("{text}\nin a second life of {acts:?}"))
+        let (events, made) = (disk.take_events(), Arc::clone(&self.made));
+        let result = self.explore(left, &events, effort, true);
+        // Of another life than the one that is explored.
+        self.made = made;
+        result.map_err(|text| format!("{text}\nin a second life of {acts:?}"))
     }
 
     /// Flips a byte in a batch of the log below what later batches know to be
@@ -397,7 +414,7 @@ impl<'a> Explorer<'a> {
             damaged.write(name, place, &[byte[0] ^ 0x10]);
             self.counts.note(Cut::Damage, (self.note_distinct)(damaged.digest()));
             let depth = Depth { read_only: false, goes_on: false };
-            match observe(&damaged, &self.values, self.options, depth) {
+            match observe(&damaged, &self.made, &self.values, self.options, depth) {
                 Ok(seen) => model.check(&seen).map_err(|text| {
                     format!(
                         "{text}\nafter a flipped bit at {place} of {name}, which passes unnoticed\n{}",

@@ -46,6 +46,27 @@ fn a_head_names_no_more_log_than_is_durable() {
     );
 }
 
+/// A segment that was made ahead of need was deleted when the volume was
+/// closed, and the next holder made one of the same number.
+#[test]
+fn the_number_of_a_segment_is_used_once() {
+    let reopen = Act::Reopen { volume: 0 };
+    let small = write(512, 512);
+    let acts = vec![
+        write(0, 16384),
+        Act::Snapshot { volume: 0 },
+        reopen.clone(),
+        small.clone(),
+        Act::Work { volume: 0 },
+        reopen.clone(),
+        Act::Rollback { volume: 0, which: 0 },
+        reopen.clone(),
+        small,
+        reopen,
+    ];
+    explored(SMALL, acts);
+}
+
 /// A segment whose first batch is damaged passed for one that was never
 /// opened, and with it went what a flush had promised.
 #[test]

@@ -1,6 +1,9 @@
 //! What a user finds in a store after a crash: every volume opened, which is
 //! its recovery, and read in full, and every snapshot.
 
+use std::sync::Arc;
+
+use archipelago::backend::Backend;
 use archipelago::catalog::volume as names;
 use archipelago::clock::seeded;
 use archipelago::error::{Error, ErrorKind, Result};
@@ -9,10 +12,10 @@ use archipelago::name::{SnapshotName, VolumeName};
 use archipelago::store::Store;
 use archipelago::volume::{Mode, OpenOptions, Volume};
 
-use super::disk::Disk;
+use super::disk::{Disk, Names};
 use super::image::Image;
 use super::model::{Seen, Values};
-use super::world::{collect, read_values};
+use super::world::{collect, read_values, used_twice};
 
 /// What was found, or the error that was in the way.
 pub type Found = std::result::Result<Vec<Seen>, (ErrorKind, String)>;
@@ -29,10 +32,23 @@ pub struct Depth {
     pub goes_on: bool,
 }
 
-pub fn observe(image: &Image, values: &Values, options: &OpenOptions, depth: Depth) -> Found {
+/// `before`: what was made before the crash.
+pub fn observe(
+    image: &Image,
+    before: &Arc<Names>,
+    values: &Values,
+    options: &OpenOptions,
+    depth: Depth,
+) -> Found {
+    let disk = Disk::after(Arc::clone(before), image.clone(), false);
+    let found = observe_on(&disk, values, options, depth)?;
+    disk.take_again().map_or(Ok(found), |name| Err((ErrorKind::Corrupt, used_twice(&name))))
+}
+
+fn observe_on(disk: &Arc<Disk>, values: &Values, options: &OpenOptions, depth: Depth) -> Found {
     seeded::seed(Some(SEED));
     let explained = |error: Error| (error.kind(), error.full());
-    let store = Store::open("crash", Disk::new(image.clone(), false)).map_err(explained)?;
+    let store = Store::open("crash", Arc::clone(disk) as Arc<dyn Backend>).map_err(explained)?;
     let mut found = Vec::new();
     let listed = names::list(&store).map_err(explained)?;
     let about =

@@ -66,6 +66,8 @@ impl World {
             false => SnapshotName::new(&self.fresh("z")).and_then(|name| volume.snapshot(&name)),
         };
         let after = self.numbers(volume.id, adds_head);
+        // It may make what was cleaned away, if it then finds out.
+        drop(self.disk.take_again());
         let what = if adds_head { "head" } else { "log segment" };
         if let (Ok(()), Some(made)) = (done, after.iter().find(|number| !before.contains(number))) {
             if let Some(higher) = after.iter().find(|number| *number > made) {

@@ -81,6 +81,10 @@ pub fn wrong(what: &str, error: &Error) -> String {
     format!("{what}: {}", error.full())
 }
 
+pub fn used_twice(name: &ObjectName) -> String {
+    format!("{name} is made although there was one of that name before: somebody may still have that open")
+}
+
 impl World {
     /// A store with one volume, `v`.
     pub fn new(setup: &Setup, base: &OpenOptions) -> Outcome<World> {
@@ -198,7 +202,12 @@ impl World {
         let Some(at) = self.pick(volume) else { return Ok(()) };
         self.run(act, at)
             .map_err(|error| wrong(&format!("{act:?} failed"), &error.0).replace("failed: : ", ""))?;
+        self.check_names()?;
         self.check_log(at)
+    }
+
+    fn check_names(&self) -> Outcome<()> {
+        self.disk.take_again().map_or(Ok(()), |name| Err(used_twice(&name)))
     }
 
     fn gc(&mut self) -> Outcome<()> {
@@ -270,6 +279,8 @@ impl World {
             Act::Remove { .. } => self.remove(at),
             Act::Reopen { .. } => {
                 let volume = self.open(at)?;
+                // As the background does.
+                volume.prepare_log()?;
                 self.flushing(at, |_| Ok(volume.close()?))?;
                 self.handles[at] = None;
                 self.open(at).map(drop)

@@ -56,7 +56,7 @@ fn look_once(setup: &Setup, play: &dyn Fn(&mut World) -> Outcome<()>) -> Outcome
     explorer.damage(&events, &image)?;
     // The end once more and in full: `check` before and after, and gc.
     let depth = Depth { read_only: true, goes_on: true };
-    let found = observe(&image, &values, &options, depth);
+    let found = observe(&image, &explorer.made, &values, &options, depth);
     let found = found.map_err(|(kind, text)| format!("at the end: {kind:?}: {text}"))?;
     model.check(&found).map_err(|text| format!("at the end: {text}"))?;
     Ok(explorer.counts.total().0)

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{channel, Sender};
 
 use archipelago::config;
-use archipelago::store::open::{init_store, open_configured};
+use archipelago::store::open::init_store;
 use archipelago::store::Store;
 use libc::iovec;
 
@@ -167,9 +167,9 @@ impl Foreign {
         let text = format!("[stores.main]\nurl = '{url}'\nblock_size = {BLOCK}\nlog_limit = '16M'\n");
         std::fs::write(&path, text).unwrap();
         let config = config::load(Some(&path)).unwrap();
-        init_store(&config, None, None).unwrap();
-        // The backend value that the calls below share.
-        let store = open_configured(&config, None, false, false).unwrap();
+        // Another backend value than the one that the calls below share, as
+        // another process has it.
+        let store = init_store(&config, None, None).unwrap();
         Foreign { store, config: path }
     }
 
