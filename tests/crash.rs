@@ -20,6 +20,8 @@ use parking_lot::Mutex;
 
 #[path = "crash/act.rs"]
 mod act;
+#[path = "crash/change.rs"]
+mod change;
 #[path = "crash/disk.rs"]
 mod disk;
 #[path = "crash/explore.rs"]

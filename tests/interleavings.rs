@@ -16,6 +16,8 @@
 
 #[path = "crash/act.rs"]
 mod act;
+#[path = "crash/change.rs"]
+mod change;
 #[path = "crash/disk.rs"]
 mod disk;
 #[path = "crash/explore.rs"]

@@ -63,6 +63,19 @@ impl OpenOptions {
     }
 }
 
+/// What an open volume goes by, of its options.
+struct Ways {
+    mode: Mode,
+    log: LogOptions,
+    log_limit_bytes: u64,
+}
+
+impl From<&OpenOptions> for Ways {
+    fn from(options: &OpenOptions) -> Ways {
+        Ways { mode: options.mode, log: options.log, log_limit_bytes: options.log_limit_bytes }
+    }
+}
+
 /// A volume's state as its head and log tell it.
 struct Loaded {
     state: State,
@@ -84,7 +97,7 @@ impl Volume {
             _ => {
                 let shared = share(store, name, id, options)?;
                 let loaded = load_for_reading(store, name, id)?;
-                Ok(Volume::assemble(store, name, loaded, options, None, shared))
+                Ok(Volume::assemble(store, name, loaded, options.into(), None, shared))
             }
         }
     }
@@ -109,8 +122,10 @@ impl Volume {
         };
         let state = new_state(store, head);
         let loaded = Loaded { state, replayed: Replayed::default() };
-        let options = OpenOptions::read_only();
-        Ok(Volume::assemble(store, &format!("{name}@{which}"), loaded, &options, None, None))
+        // Nothing is leased, so nobody has to know who we are.
+        let ways =
+            Ways { mode: Mode::ReadOnly, log: LogOptions::default(), log_limit_bytes: LOG_LIMIT_BYTES };
+        Ok(Volume::assemble(store, &format!("{name}@{which}"), loaded, ways, None, None))
     }
 
     fn open_writable(store: &Store, name: &str, id: Id, options: &OpenOptions) -> Result<Arc<Volume>> {
@@ -124,7 +139,7 @@ impl Volume {
                 return Err(error);
             }
         };
-        let volume = Volume::assemble(store, name, loaded, options, Some(log), None);
+        let volume = Volume::assemble(store, name, loaded, options.into(), Some(log), None);
         *volume.lease.lock() = Some(lease);
         if !taken.clean {
             if let Err(error) = volume.begin_new_epoch() {
@@ -141,21 +156,21 @@ impl Volume {
         store: &Store,
         name: &str,
         loaded: Loaded,
-        options: &OpenOptions,
+        ways: Ways,
         log: Option<Log>,
         shared: Option<SharedLease>,
     ) -> Arc<Volume> {
         let id = loaded.state.head.volume;
         let log = log.unwrap_or_else(|| {
-            Log::after(id, Arc::clone(store.log()), options.log, &loaded.replayed)
+            Log::after(id, Arc::clone(store.log()), ways.log, &loaded.replayed)
         });
         Arc::new(Volume {
             store: store.clone(),
             name: name.to_owned(),
             id,
             block_bytes: loaded.state.block_bytes,
-            mode: options.mode,
-            log_limit_bytes: options.log_limit_bytes,
+            mode: ways.mode,
+            log_limit_bytes: ways.log_limit_bytes,
             state: Mutex::new(loaded.state),
             log: Arc::new(log),
             settled_bytes: AtomicU64::new(0),

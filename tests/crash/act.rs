@@ -97,7 +97,8 @@ pub enum Act {
         turns: bool,
         during: Box<Act>,
     },
-    /// Then a gc, to which about half of the folders look as they did before.
+    /// Then a gc on each of some hosts, to which about half of the folders look
+    /// as they did before.
     Lagging {
         seed: u64,
         during: Box<Act>,

@@ -13,7 +13,8 @@ use archipelago::error::{Error, ErrorKind, Result};
 use archipelago::name::ObjectName;
 use parking_lot::Mutex;
 
-use super::image::{Image, SECTOR};
+use super::change::Change;
+use super::image::Image;
 use super::lag::Lag;
 use super::model::Model;
 
@@ -263,22 +264,24 @@ impl Disk {
         }
     }
 
-    fn change(
-        &self,
-        operation: &'static str,
-        op: Op,
-        check: impl Fn(&Image) -> Option<ErrorKind>,
-    ) -> Result<()> {
+    fn change(&self, change: Change<'_>) -> Result<()> {
         let mut inner = self.inner.lock();
         let error = |kind: ErrorKind| {
-            let error = Error::new(kind, operation);
-            match op.name() {
+            let error = Error::new(kind, change.operation());
+            match change.name() {
                 Some(name) => error.on(name),
                 None => error,
             }
         };
-        if let Some(kind) = check(&inner.image) {
+        if let Some(kind) = change.refused_by(&inner.image) {
             return Err(error(kind));
+        }
+        if inner.events.is_none() && inner.failing.is_none() {
+            change.apply(&mut inner.image);
+            if let Change::Create { name, .. } | Change::CreateSparse { name, .. } = change {
+                inner.note_made(name);
+            }
+            return Ok(());
         }
         let failure = match &mut inner.failing {
             Some((0, failure)) => Some(*failure),
@@ -288,6 +291,7 @@ impl Disk {
             }
             None => None,
         };
+        let op = change.op(&inner.image);
         let Some(failure) = failure else {
             inner.apply(op);
             return Ok(());
@@ -295,8 +299,8 @@ impl Disk {
         inner.failing = None;
         inner.failed = true;
         match failure {
-            Failure::UnknownDone => inner.apply(op.clone()),
-            Failure::UnknownLate => inner.late.push(op.clone()),
+            Failure::UnknownDone => inner.apply(op),
+            Failure::UnknownLate => inner.late.push(op),
             _ => {}
         }
         Err(error(failure.kind()))
@@ -304,6 +308,13 @@ impl Disk {
 }
 
 impl Inner {
+    fn note_made(&mut self, name: &ObjectName) {
+        let is_again = self.before.contains(name) || !self.made.insert(name.clone());
+        if is_again && is_made_once(name) {
+            self.again.get_or_insert(name.clone());
+        }
+    }
+
     fn apply(&mut self, op: Op) {
         let missing = match &op {
             Op::Create { name, .. } | Op::CreateSparse { name, .. } => self.image.get(name).is_some(),
@@ -314,44 +325,12 @@ impl Inner {
             return;
         }
         op.apply(&mut self.image);
-        if let Some(name) = op.made_once() {
-            if self.before.contains(name) || !self.made.insert(name.clone()) {
-                self.again.get_or_insert(name.clone());
-            }
+        if let Op::Create { name, .. } | Op::CreateSparse { name, .. } = &op {
+            self.note_made(name);
         }
         if let Some(events) = &mut self.events {
             events.push(Event::Op(op));
         }
-    }
-}
-
-/// Widens a write to whole sectors with what is around it.
-fn whole_sectors(image: &Image, name: &ObjectName, offset: u64, data: &[u8]) -> (u64, Arc<[u8]>) {
-    let sector = SECTOR as u64;
-    let end = offset + data.len() as u64;
-    let (from, to) = (offset / sector * sector, end.next_multiple_of(sector));
-    if from == offset && to == end {
-        return (offset, Arc::from(data));
-    }
-    let mut wide = vec![0; (to - from) as usize];
-    let there = image.get(name).map_or(0, |object| object.read(from, &mut wide));
-    wide[(offset - from) as usize..(end - from) as usize].copy_from_slice(data);
-    wide.truncate(there.max((end - from) as usize));
-    (from, Arc::from(wide))
-}
-
-fn taken(name: &ObjectName) -> impl Fn(&Image) -> Option<ErrorKind> + '_ {
-    |image| image.get(name).map(|_| ErrorKind::Exists)
-}
-
-fn gone(name: &ObjectName) -> impl Fn(&Image) -> Option<ErrorKind> + '_ {
-    |image| image.get(name).is_none().then_some(ErrorKind::NotFound)
-}
-
-fn outside(name: &ObjectName, end: u64) -> impl Fn(&Image) -> Option<ErrorKind> + '_ {
-    move |image| match image.get(name) {
-        None => Some(ErrorKind::NotFound),
-        Some(object) => (object.bytes < end).then_some(ErrorKind::Invalid),
     }
 }
 
@@ -367,14 +346,12 @@ impl Backend for Disk {
         if !matches!(name, ObjectName::Segment { .. }) {
             self.before_call();
         }
-        let op = Op::Create { name: name.clone(), data: Arc::from(data) };
-        self.change("create", op, taken(name))
+        self.change(Change::Create { name, data })
     }
 
     fn create_sparse(&self, name: &ObjectName, bytes: u64) -> Result<()> {
         self.before_call();
-        let op = Op::CreateSparse { name: name.clone(), bytes };
-        self.change("create", op, taken(name))
+        self.change(Change::CreateSparse { name, bytes })
     }
 
     fn read_at(&self, name: &ObjectName, offset_bytes: u64, buf: &mut [u8]) -> Result<usize> {
@@ -388,34 +365,23 @@ impl Backend for Disk {
 
     fn write_at(&self, name: &ObjectName, offset_bytes: u64, data: &[u8]) -> Result<()> {
         self.before_call();
-        let (offset, wide) = whole_sectors(&self.inner.lock().image, name, offset_bytes, data);
-        let op = Op::Write { name: name.clone(), offset, data: wide };
-        self.change("write", op, outside(name, offset_bytes + data.len() as u64))
+        self.change(Change::Write { name, offset: offset_bytes, data })
     }
 
     fn punch(&self, name: &ObjectName, offset_bytes: u64, bytes: u64) -> Result<()> {
         self.before_call();
         let zeroes = vec![0; bytes as usize];
-        let (offset, data) = whole_sectors(&self.inner.lock().image, name, offset_bytes, &zeroes);
-        self.change(
-            "punch",
-            Op::Write { name: name.clone(), offset, data },
-            outside(name, offset_bytes + bytes),
-        )
+        self.change(Change::Write { name, offset: offset_bytes, data: &zeroes })
     }
 
     fn sync(&self, names: &[ObjectName]) -> Result<()> {
         self.let_in(true);
-        let missing =
-            |image: &Image| names.iter().any(|name| image.get(name).is_none()).then_some(ErrorKind::NotFound);
-        self.change("sync", Op::Sync { names: Arc::from(names) }, missing)
+        self.change(Change::Sync { names })
     }
 
     fn sync_content(&self, names: &[ObjectName]) -> Result<()> {
         self.let_in(true);
-        let missing =
-            |image: &Image| names.iter().any(|name| image.get(name).is_none()).then_some(ErrorKind::NotFound);
-        self.change("sync", Op::SyncContent { names: Arc::from(names) }, missing)
+        self.change(Change::SyncContent { names })
     }
 
     /// Every sync covers what anybody wrote.
@@ -423,7 +389,7 @@ impl Backend for Disk {
 
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.before_call();
-        self.change("delete", Op::Delete { name: name.clone() }, gone(name))
+        self.change(Change::Delete { name })
     }
 
     fn stat(&self, name: &ObjectName) -> Result<ObjectStat> {
@@ -448,8 +414,8 @@ impl Backend for Disk {
             Some(after) if ByText(after.clone()) > first => ByText(after.clone()),
             _ => first,
         };
-        for name in inner.image.names_from(from) {
-            if names.len() == count_max || !name.to_string().starts_with(prefix) {
+        for (name, text) in inner.image.names_from(from) {
+            if names.len() == count_max || !text.starts_with(prefix) {
                 break;
             }
             if Some(name) != after {

@@ -31,19 +31,36 @@ pub struct Left {
     pub durable: Image,
     /// What is not, in order.
     pub pending: Vec<Op>,
+    /// The operations of `pending`, as they were counted.
+    numbers: Vec<u32>,
+    count: u32,
 }
 
 impl Left {
+    /// This is certain.
+    pub fn of(durable: Image) -> Left {
+        Left { durable, ..Left::default() }
+    }
+
+    fn push(&mut self, op: &Op) {
+        self.pending.push(op.clone());
+        self.numbers.push(self.count);
+        self.count += 1;
+    }
+
     fn settle_name(&mut self, name: &ObjectName) {
-        let mut kept = Vec::with_capacity(self.pending.len());
-        for op in std::mem::take(&mut self.pending) {
+        if !self.pending.iter().any(|op| op.name() == Some(name)) {
+            return;
+        }
+        let numbers = std::mem::take(&mut self.numbers);
+        for (op, number) in std::mem::take(&mut self.pending).into_iter().zip(numbers) {
             if op.name() == Some(name) {
                 op.apply(&mut self.durable);
             } else {
-                kept.push(op);
+                self.pending.push(op);
+                self.numbers.push(number);
             }
         }
-        self.pending = kept;
     }
 
     /// A sync of an object's content: nothing, if its name can still be lost.
@@ -62,13 +79,13 @@ impl Left {
             }
             Op::CreateSparse { name, .. } => {
                 self.settle_name(name);
-                self.pending.push(op.clone());
+                self.push(op);
             }
-            Op::Write { .. } => self.pending.push(op.clone()),
+            Op::Write { .. } => self.push(op),
             Op::Sync { names } => names.iter().for_each(|name| self.settle_name(name)),
             Op::SyncContent { names } => names.iter().for_each(|name| self.settle_content(name)),
             Op::Delete { .. } => {
-                self.pending.push(op.clone());
+                self.push(op);
                 let is_delete = |op: &&Op| matches!(op, Op::Delete { .. });
                 if self.pending.iter().filter(is_delete).count() > DELETES_MAX {
                     let oldest = self.pending.iter().find(is_delete).and_then(|op| op.name().cloned());
@@ -77,6 +94,22 @@ impl Left {
                     }
                 }
             }
+        }
+    }
+
+    /// What tells `image` of this choice from that of any other, within one
+    /// exploration: it is made only if it has not been before.
+    fn key(&self, choice: &Choice) -> u64 {
+        let mut key = self.durable.digest();
+        for (at, op) in self.pending.iter().enumerate() {
+            // What a lost delete takes with it makes a difference too.
+            if choice.taken[at] || matches!(op, Op::Delete { .. }) {
+                key = mix(key, u64::from(self.numbers[at]) << 1 | u64::from(choice.taken[at]));
+            }
+        }
+        match choice.torn {
+            Some((at, sectors)) => mix(mix(key, u64::from(self.numbers[at])), sectors.number()),
+            None => key,
         }
     }
 
@@ -120,6 +153,14 @@ pub enum Sectors {
 }
 
 impl Sectors {
+    fn number(self) -> u64 {
+        match self {
+            Sectors::Before(end) => mix(1, end as u64),
+            Sectors::From(first) => mix(2, first as u64),
+            Sectors::Random(seed) => mix(3, seed),
+        }
+    }
+
     fn has(self, nth: usize) -> bool {
         match self {
             Sectors::Before(end) => nth < end,
@@ -212,6 +253,7 @@ impl<'a> Explorer<'a> {
         is_second: bool,
     ) -> Result<(), String> {
         let mut model: Option<Arc<Model>> = None;
+        let mut known: HashMap<u64, u64> = HashMap::new();
         for (at, event) in events.iter().enumerate() {
             match event {
                 Event::Op(op) => {
@@ -226,14 +268,19 @@ impl<'a> Explorer<'a> {
             }
             let Some(model) = &model else { continue };
             for choice in self.choices(&left, event, effort, is_second) {
-                let image = left.image(&choice);
-                self.state(&image, model, choice.cut).map_err(|text| {
+                let mut image = None;
+                let digest = *known.entry(left.key(&choice)).or_insert_with(|| {
+                    let made = image.insert(left.image(&choice));
+                    made.digest()
+                });
+                let image = || image.take().unwrap_or_else(|| left.image(&choice));
+                let is_new = self.state(digest, image, model, choice.cut).map_err(|text| {
                     let pending = choice.text(&left.pending);
                     format!("{text}\nafter event {at} of {}\n{pending}{}", events.len(), before(events, at))
                 })?;
-                let picked = mix(image.digest(), 77) % effort.second_every == 0;
-                if !is_second && picked {
-                    self.second(&left, &image, model, &choice).map_err(|text| {
+                let picked = mix(digest, 77) % effort.second_every == 0;
+                if !is_second && picked && is_new {
+                    self.second(&left, &left.image(&choice), model, &choice).map_err(|text| {
                         let pending = choice.text(&left.pending);
                         format!(
                             "{text}\nin the life after event {at} of {}\n{pending}{}",
@@ -255,26 +302,32 @@ impl<'a> Explorer<'a> {
         }
     }
 
-    fn state(&mut self, image: &Image, model: &Arc<Model>, cut: Cut) -> Result<(), String> {
+    /// Looks at a state. False if it was looked at before.
+    fn state(
+        &mut self,
+        digest: u64,
+        image: impl FnOnce() -> Image,
+        model: &Arc<Model>,
+        cut: Cut,
+    ) -> Result<bool, String> {
         (self.heartbeat)();
-        let digest = image.digest();
         let is_new = (self.note_distinct)(digest);
         self.counts.note(cut, is_new);
         let made = self.made.len();
         if !self.checked.insert((digest, made, Arc::as_ptr(model) as usize)) {
-            return Ok(());
+            return Ok(false);
         }
         let found = match self.found.get(&(digest, made)) {
             Some(found) => Arc::clone(found),
             None => {
                 let depth = Depth { read_only: digest % 4 == 0, goes_on: digest % 8 < 2 };
-                let found = Arc::new(observe(image, &self.made, &self.values, self.options, depth));
+                let found = Arc::new(observe(&image(), &self.made, &self.values, self.options, depth));
                 self.found.insert((digest, made), Arc::clone(&found));
                 found
             }
         };
         match &*found {
-            Ok(seen) => model.check(seen),
+            Ok(seen) => model.check(seen).map(|()| true),
             Err((kind, text)) => Err(format!("{kind:?}: {text}")),
         }
     }
@@ -379,7 +432,7 @@ impl<'a> Explorer<'a> {
         let left = match choice.cut {
             // A process ended: what it had not synced can still be lost.
             Cut::Kill => left.clone(),
-            _ => Left { durable: image.clone(), pending: Vec::new() },
+            _ => Left::of(image.clone()),
         };
         let effort = Effort { subsets_max: 2, second_every: u64::MAX };
         let (events, made) = (disk.take_events(), Arc::clone(&self.made));

@@ -22,6 +22,8 @@ struct Granule {
 pub struct Object {
     pub bytes: u64,
     granules: Vec<Option<Arc<Granule>>>,
+    /// Of its name.
+    text: Arc<str>,
     name_hash: u64,
     /// Of all granules; order does not matter, because each is mixed with
     /// its place.
@@ -33,6 +35,8 @@ pub struct Object {
 pub struct Image {
     objects: BTreeMap<ByText, Arc<Object>>,
     digest: u64,
+    /// Nobody asks for the digest, which is the half of a write.
+    plain: bool,
 }
 
 pub fn mix(a: u64, b: u64) -> u64 {
@@ -58,14 +62,16 @@ pub fn hash_bytes(data: &[u8]) -> u64 {
 }
 
 fn is_zero(data: &[u8]) -> bool {
-    data.iter().all(|byte| *byte == 0)
+    const ZEROES: [u8; GRANULE] = [0; GRANULE];
+    *data == ZEROES[..data.len()]
 }
 
 impl Object {
     fn new(name: &ObjectName, bytes: u64) -> Object {
         let count = bytes.div_ceil(GRANULE as u64) as usize;
-        let name_hash = hash_bytes(name.to_string().as_bytes());
-        Object { bytes, granules: vec![None; count], name_hash, content: 0 }
+        let text: Arc<str> = Arc::from(name.to_string());
+        let name_hash = hash_bytes(text.as_bytes());
+        Object { bytes, granules: vec![None; count], text, name_hash, content: 0 }
     }
 
     fn digest(&self) -> u64 {
@@ -76,23 +82,38 @@ impl Object {
         granule.as_ref().map_or(0, |granule| mix(at as u64 + 1, granule.hash))
     }
 
-    fn set(&mut self, at: usize, data: &[u8; GRANULE]) {
-        self.content = self.content.wrapping_sub(Object::place_hash(at, &self.granules[at]));
-        self.granules[at] = match is_zero(data) {
-            true => None,
-            false => Some(Arc::new(Granule { data: *data, hash: hash_bytes(data) })),
-        };
-        self.content = self.content.wrapping_add(Object::place_hash(at, &self.granules[at]));
+    /// Overwrites a part of a granule, or all of it.
+    fn set(&mut self, at: usize, inside: usize, data: &[u8], plain: bool) {
+        if !plain {
+            self.content = self.content.wrapping_sub(Object::place_hash(at, &self.granules[at]));
+        }
+        let slot = &mut self.granules[at];
+        match slot {
+            // Its place counts for nothing, before and after.
+            None if is_zero(data) => return,
+            Some(_) if data.len() == GRANULE => *slot = None,
+            _ => {}
+        }
+        if slot.is_some() || !is_zero(data) {
+            let granule = slot.get_or_insert_with(|| Arc::new(Granule { data: [0; GRANULE], hash: 0 }));
+            let granule = Arc::make_mut(granule);
+            granule.data[inside..inside + data.len()].copy_from_slice(data);
+            granule.hash = if plain { 0 } else { hash_bytes(&granule.data) };
+            if is_zero(&granule.data) {
+                *slot = None;
+            }
+        }
+        if !plain {
+            self.content = self.content.wrapping_add(Object::place_hash(at, &self.granules[at]));
+        }
     }
 
-    fn write(&mut self, offset: usize, data: &[u8]) {
+    fn write(&mut self, offset: usize, data: &[u8], plain: bool) {
         let mut done = 0;
         while done < data.len() {
             let (at, inside) = ((offset + done) / GRANULE, (offset + done) % GRANULE);
             let take = (GRANULE - inside).min(data.len() - done);
-            let mut granule = self.granules[at].as_ref().map_or([0; GRANULE], |granule| granule.data);
-            granule[inside..inside + take].copy_from_slice(&data[done..done + take]);
-            self.set(at, &granule);
+            self.set(at, inside, &data[done..done + take], plain);
             done += take;
         }
     }
@@ -121,6 +142,11 @@ impl Object {
 }
 
 impl Image {
+    /// The same store, of which nobody wants the digest any more.
+    pub fn plain(&self) -> Image {
+        Image { plain: true, ..self.clone() }
+    }
+
     /// A number that differs between any two images that differ.
     pub fn digest(&self) -> u64 {
         self.digest
@@ -135,9 +161,9 @@ impl Image {
         self.objects.keys().map(|key| &key.0)
     }
 
-    /// Names from the first that is not before `from`.
-    pub fn names_from(&self, from: ByText) -> impl Iterator<Item = &ObjectName> {
-        self.objects.range(from..).map(|(key, _)| &key.0)
+    /// Names from the first that is not before `from`, and their texts.
+    pub fn names_from(&self, from: ByText) -> impl Iterator<Item = (&ObjectName, &str)> {
+        self.objects.range(from..).map(|(key, object)| (&key.0, &*object.text))
     }
 
     /// False if the name is taken.
@@ -146,7 +172,7 @@ impl Image {
             return false;
         }
         let mut object = Object::new(name, bytes);
-        object.write(0, data);
+        object.write(0, data, self.plain);
         self.digest = self.digest.wrapping_add(object.digest());
         self.objects.insert(ByText(name.clone()), Arc::new(object));
         true
@@ -156,7 +182,7 @@ impl Image {
     pub fn write(&mut self, name: &ObjectName, offset: u64, data: &[u8]) -> bool {
         let Some(slot) = self.objects.get_mut(&ByText(name.clone())) else { return false };
         let before = slot.digest();
-        Arc::make_mut(slot).write(offset as usize, data);
+        Arc::make_mut(slot).write(offset as usize, data, self.plain);
         self.digest = self.digest.wrapping_sub(before).wrapping_add(slot.digest());
         true
     }

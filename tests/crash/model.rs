@@ -27,9 +27,27 @@ pub struct Values {
     composed: Mutex<Composed>,
 }
 
-fn word(value: Value, sector: u64, at: usize) -> u64 {
-    let base = u64::from(value) << 32 | sector << 8 | 0xA5;
-    base.wrapping_add((at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+const WORDS: usize = SECTOR / 8;
+
+/// The words of a sector begin here and differ by these steps.
+fn first_word(value: Value, sector: u64) -> u64 {
+    u64::from(value) << 32 | sector << 8 | 0xA5
+}
+
+const STEPS: [u64; WORDS] = {
+    let mut steps = [0; WORDS];
+    let mut at = 0;
+    while at < WORDS {
+        steps[at] = (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        at += 1;
+    }
+    steps
+};
+
+/// Whether the words are those of a write, without a branch for each.
+fn is_plain(words: &[u64; WORDS], first: u64) -> bool {
+    let differences = words.iter().zip(&STEPS).map(|(word, step)| word ^ first.wrapping_add(*step));
+    differences.fold(0, |all, one| all | one) == 0
 }
 
 impl Values {
@@ -42,21 +60,24 @@ impl Values {
         if value & COMPOSED != 0 {
             return self.composed.lock().0[(value & !COMPOSED) as usize];
         }
-        for (at, bytes) in out.chunks_exact_mut(8).enumerate() {
-            bytes.copy_from_slice(&word(value, sector, at).to_le_bytes());
+        let first = first_word(value, sector);
+        for (step, bytes) in STEPS.iter().zip(out.chunks_exact_mut(8)) {
+            bytes.copy_from_slice(&first.wrapping_add(*step).to_le_bytes());
         }
         out
     }
 
     /// The value that these bytes are.
     pub fn read(&self, data: &[u8], sector: u64) -> Value {
-        let first = u64::from_le_bytes(data[..8].try_into().unwrap());
-        if first == 0 && data.iter().all(|byte| *byte == 0) {
+        let mut words = [0; WORDS];
+        for (word, bytes) in words.iter_mut().zip(data.chunks_exact(8)) {
+            *word = u64::from_le_bytes(bytes.try_into().unwrap());
+        }
+        if words[0] == 0 && words.iter().fold(0, |all, word| all | word) == 0 {
             return 0;
         }
-        let value = (first >> 32) as Value;
-        let mut words = data.chunks_exact(8).enumerate();
-        if words.all(|(at, bytes)| u64::from_le_bytes(bytes.try_into().unwrap()) == word(value, sector, at)) {
+        let value = (words[0] >> 32) as Value;
+        if is_plain(&words, first_word(value, sector)) {
             return value;
         }
         self.composed.lock().1.get(&hash_bytes(data)).copied().unwrap_or(FOREIGN)

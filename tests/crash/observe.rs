@@ -40,7 +40,7 @@ pub fn observe(
     options: &OpenOptions,
     depth: Depth,
 ) -> Found {
-    let disk = Disk::after(Arc::clone(before), image.clone(), false);
+    let disk = Disk::after(Arc::clone(before), image.plain(), false);
     let found = observe_on(&disk, values, options, depth)?;
     disk.take_again().map_or(Ok(found), |name| Err((ErrorKind::Corrupt, used_twice(&name))))
 }

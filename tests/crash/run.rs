@@ -135,7 +135,7 @@ pub fn explore(
         beat();
         seeded::seed(Some(IDS));
         let mut world = World::new(&workload.setup, &options)?;
-        let left = Left { durable: world.disk.image(), pending: Vec::new() };
+        let left = Left::of(world.disk.image());
         let mut outcome = Ok(());
         for act in &workload.acts {
             outcome = world.act(act);

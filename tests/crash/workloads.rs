@@ -136,22 +136,27 @@ fn meeting(seed: u64) -> Workload {
     Workload { family: "meeting", seed, setup: SMALL, acts }
 }
 
-/// A gc within what publishes something.
-fn collecting(seed: u64) -> Workload {
+/// A gc within what publishes something, between one call after another. `nth`
+/// says what that is.
+fn collecting(seed: u64, nth: u64) -> Workload {
     let mut random = Seeded(seed);
     let mut acts = vec![Act::Write { volume: 0, at: 0, bytes: 3 * BLOCK }, Act::Snapshot { volume: 0 }];
-    for _ in 0..4 {
+    let turns = nth / 5 % 3 < 2;
+    for call in 0..10 {
         let at = random.below(24) * 4096;
         acts.push(Act::Write { volume: 0, at, bytes: 4096 });
-        let during = match random.below(6) {
-            0 => Act::Publish { volume: 0 },
-            1 => Act::Rollback { volume: 0, which: random.below(4) as usize },
-            2 => Act::Clone { volume: 0, which: random.below(4) as usize },
-            3 => Act::Snapshot { volume: 0 },
-            _ => Act::Settle { volume: 0 },
+        let which = random.below(4) as usize;
+        let during = match nth % 5 {
+            0 => Act::Settle { volume: 0 },
+            1 => Act::Publish { volume: 0 },
+            2 => Act::Rollback { volume: 0, which },
+            3 => Act::Clone { volume: 0, which },
+            _ => Act::Snapshot { volume: 0 },
         };
-        let turns = !random.one_in(3);
-        let nth = random.below(if turns { 12 } else { 24 });
+        if matches!(during, Act::Publish { .. }) || random.one_in(3) {
+            acts.push(Act::Snapshot { volume: 0 });
+        }
+        let nth = if turns { call } else { random.below(24) };
         acts.push(Act::Collected { nth, turns, during: Box::new(during) });
         if random.one_in(3) {
             acts.push(Act::Kill { volume: 0 });
@@ -166,7 +171,7 @@ fn lagging(seed: u64) -> Workload {
     let mut random = Seeded(seed);
     let mut acts = vec![Act::Write { volume: 0, at: 0, bytes: 3 * BLOCK }, Act::Snapshot { volume: 0 }];
     acts.extend([Act::Settle { volume: 0 }, Act::Gc, Act::Gc]);
-    for _ in 0..4 {
+    for _ in 0..9 {
         let at = random.below(24) * 4096;
         acts.push(Act::Write { volume: 0, at, bytes: 4096 * (1 + random.below(4)) });
         acts.push(Act::Snapshot { volume: 0 });
@@ -184,30 +189,31 @@ fn lagging(seed: u64) -> Workload {
     Workload { family: "lagging", seed, setup: SMALL, acts }
 }
 
-/// Calls of the store within one act, of which nobody knows what became; then
-/// the process dies. Early and late ones alike.
-fn unknown(seed: u64) -> Workload {
+/// Of one call of the store after another within the same act, nobody knows
+/// what became; then the process dies. `nth` says which act and which of the
+/// outcomes, one after the other.
+fn unknown(seed: u64, nth: u64) -> Workload {
     let mut random = Seeded(seed);
     let mut acts = vec![Act::Write { volume: 0, at: 0, bytes: 3 * BLOCK }, Act::Snapshot { volume: 0 }];
-    for _ in 0..5 {
+    let failures = [Failure::UnknownLost, Failure::UnknownDone, Failure::UnknownLate];
+    let failure = failures[nth as usize / 8 % failures.len()];
+    for call in 0..14 {
         let (at, which) = (random.below(24) * 4096, random.below(4) as usize);
         acts.push(Act::Write { volume: 0, at, bytes: 4096 });
-        if random.one_in(2) {
-            acts.push(Act::Snapshot { volume: 0 });
-        }
-        let during = match random.below(9) {
-            0 | 1 => Act::Publish { volume: 0 },
-            2 => Act::Settle { volume: 0 },
-            3 => Act::Snapshot { volume: 0 },
-            4 => Act::Rollback { volume: 0, which },
-            5 => Act::Clone { volume: 0, which },
-            6 => Act::Rename { volume: 0 },
-            7 => Act::RemoveSnapshot { volume: 0, which },
+        let during = match nth % 8 {
+            0 => Act::Publish { volume: 0 },
+            1 => Act::Settle { volume: 0 },
+            2 => Act::Snapshot { volume: 0 },
+            3 => Act::Rollback { volume: 0, which },
+            4 => Act::Clone { volume: 0, which },
+            5 => Act::Rename { volume: 0 },
+            6 => Act::RemoveSnapshot { volume: 0, which },
             _ => Act::Resize { volume: 0, bytes: 1 + random.below(8 * BLOCK) },
         };
-        let failures = [Failure::UnknownLost, Failure::UnknownDone, Failure::UnknownLate];
-        let failure = failures[random.below(3) as usize];
-        acts.push(Act::Failing { nth: random.below(14), failure, during: Box::new(during) });
+        if call % 2 == 0 || matches!(during, Act::Publish { .. }) {
+            acts.push(Act::Snapshot { volume: 0 });
+        }
+        acts.push(Act::Failing { nth: call, failure, during: Box::new(during) });
     }
     acts.push(Act::Read { volume: 0 });
     Workload { family: "unknown", seed, setup: SMALL, acts }
@@ -242,15 +248,15 @@ fn sleeping(seed: u64) -> Workload {
 /// An endless list; `nth` of it with `seed` is always the same.
 pub fn nth(nth: u64, seed: u64) -> Workload {
     let seed = mix(mix(seed, 0xA5A5), nth);
-    match nth % 24 {
-        7 | 19 => return collecting(seed),
-        11 => return unknown(seed),
-        15 => return sleeping(seed),
-        23 => return lagging(seed),
-        rest if rest % 4 == 3 => return meeting(seed),
-        _ => {}
-    }
-    let family = FAMILIES[((nth - nth / 4) % FAMILIES.len() as u64) as usize];
+    let (round, at) = (nth / 26, nth % 26);
+    let family = match at {
+        0..18 => FAMILIES[((round * 18 + at) % FAMILIES.len() as u64) as usize],
+        18..21 => return meeting(seed),
+        21 | 22 => return collecting(seed, round * 2 + at - 21),
+        23 => return sleeping(seed),
+        24 => return unknown(seed, round),
+        _ => return lagging(seed),
+    };
     let mut random = Seeded(seed);
     let mut acts = preamble(&mut random, &family.setup, nth);
     for _ in 0..family.acts {

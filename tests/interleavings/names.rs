@@ -131,19 +131,19 @@ fn gc_between_two_listings_that_lag() {
         begin(world)?;
         let acts =
             [vec![PUBLISH], vec![CLONE, REMOVE_SNAPSHOT], vec![RENAME], vec![ROLLBACK, REMOVE_SNAPSHOT]];
-        world.lagging(nth, |world| all(world, acts[nth as usize % 4].clone()))?;
+        world.lagging(nth * 4, |world| all(world, acts[nth as usize % 4].clone()))?;
         end(world)
     };
-    holds(64, &lagging);
+    holds(16, &lagging);
     let renamed = |world: &mut World, nth: u64| -> Outcome<()> {
         begin(world)?;
         all(world, [CLONE, FLUSH, Act::Gc, Act::Gc, Act::Gc])?;
-        world.lagging(nth, |world| world.act(&Act::Rename { volume: 1 }))?;
+        world.lagging(nth * 4, |world| world.act(&Act::Rename { volume: 1 }))?;
         all(world, [Act::Read { volume: 1 }])?;
         end(world)
     };
-    holds(16, &renamed);
-    needs(Planted::GcMarksOnce, 64, &lagging);
+    holds(8, &renamed);
+    needs(Planted::GcMarksOnce, 16, &lagging);
 }
 
 /// A holder sleeps. Others take the volume, commit heads, begin segments, and

@@ -46,7 +46,7 @@ fn look_once(setup: &Setup, play: &dyn Fn(&mut World) -> Outcome<()>) -> Outcome
     seeded::seed(Some(IDS[0]));
     let options = world::options(setup.log_limit_bytes);
     let mut world = World::new(setup, &options)?;
-    let left = Left { durable: world.disk.image(), pending: Vec::new() };
+    let left = Left::of(world.disk.image());
     play(&mut world)?;
     let (events, image, values) = (world.disk.take_events(), world.disk.image(), world.values.clone());
     let model = world.model.lock().clone();
