@@ -1,6 +1,7 @@
 //! What both interfaces can do, in the words of neither.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use archipelago::store::Store;
@@ -114,5 +115,7 @@ pub trait Disk {
     fn set_read_only(&self, read_only: bool) -> Outcome<()>;
     /// Background work, now: where an interface has a call for that.
     fn work(&self, which: u8) -> Outcome<()>;
+    /// As `work`, on another thread, and some more of it.
+    fn begin_work(&self, which: u8) -> Option<JoinHandle<Outcome<()>>>;
     fn close(self: Box<Self>) -> Outcome<()>;
 }

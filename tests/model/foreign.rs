@@ -7,6 +7,7 @@ use std::ffi::{c_char, c_int, c_void, CString};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{channel, Sender};
+use std::thread::JoinHandle;
 
 use archipelago::config;
 use archipelago::store::open::init_store;
@@ -366,6 +367,10 @@ impl Disk for ForeignDisk {
 
     fn work(&self, _which: u8) -> Outcome<()> {
         Ok(())
+    }
+
+    fn begin_work(&self, _which: u8) -> Option<JoinHandle<Outcome<()>>> {
+        None
     }
 
     fn close(self: Box<Self>) -> Outcome<()> {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use archipelago::backend::dir::{Dir, DirOptions};
 use archipelago::backend::memory::Memory;
@@ -12,7 +13,7 @@ use archipelago::io::{Device, DeviceOptions, Operation, Request};
 use archipelago::name::{SnapshotName, VolumeName};
 use archipelago::store::Store;
 use archipelago::sys::iobuf::IoBuf;
-use archipelago::volume::{find_snapshot, Mode, OpenOptions, Status};
+use archipelago::volume::{find_snapshot, Mode, OpenOptions, Status, Volume};
 use archipelago::{Error, ErrorKind, Result};
 
 use super::driver::{Answer, Ask, Disk, Driver, Facts, How, Listed, Outcome, Pending, Refusal};
@@ -97,6 +98,14 @@ impl Driver for Native {
     }
 }
 
+fn work_on(volume: &Arc<Volume>, which: u8) -> Result<()> {
+    match which % 3 {
+        0 => volume.settle_all(),
+        1 => volume.publish_all(),
+        _ => volume.work(true).map(drop),
+    }
+}
+
 fn contents(buf: &IoBuf) -> Vec<u8> {
     let mut data = vec![0xEE; buf.len()];
     buf.copy_to(0, &mut data);
@@ -177,12 +186,13 @@ impl Disk for NativeDisk {
     }
 
     fn work(&self, which: u8) -> Outcome<()> {
+        told(work_on(&self.0.volume(), which))
+    }
+
+    fn begin_work(&self, which: u8) -> Option<JoinHandle<Outcome<()>>> {
         let volume = self.0.volume();
-        told(match which % 3 {
-            0 => volume.settle_all(),
-            1 => volume.publish_all(),
-            _ => volume.work(true).map(drop),
-        })
+        let times = 1 + which / 3 % 8;
+        Some(std::thread::spawn(move || told((0..times).try_for_each(|_| work_on(&volume, which)))))
     }
 
     fn close(self: Box<Self>) -> Outcome<()> {

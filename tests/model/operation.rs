@@ -17,12 +17,13 @@ pub type Pick = u8;
 pub const LIKELY: Pick = 224;
 
 /// Where in a disk. What lies beyond its end is pulled in, unless the
-/// operation is to be refused.
+/// operation is to be refused. `again`: where something was written last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     pub offset_bytes: u64,
     pub bytes: u64,
     pub beyond: bool,
+    pub again: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,9 +71,11 @@ pub enum Op {
         data: Data,
         place: Place,
     },
-    /// All in flight at once; those that overlap an earlier one are left out.
+    /// All in flight at once, and perhaps background work with them; those
+    /// that overlap an earlier one are left out.
     Together {
         requests: Vec<(Pick, Data, Place)>,
+        work: Option<u8>,
     },
     Status {
         disk: Pick,
@@ -186,8 +189,12 @@ fn length() -> impl Strategy<Value = u64> {
 }
 
 fn place() -> impl Strategy<Value = Place> {
-    (block(), within(), length(), prop::bool::weighted(0.03)).prop_map(|(block, within, bytes, beyond)| {
-        Place { offset_bytes: block * BLOCK + within, bytes, beyond }
+    let odds = (prop::bool::weighted(0.03), prop::bool::weighted(0.3));
+    (block(), within(), length(), odds).prop_map(|(block, within, bytes, (beyond, again))| Place {
+        offset_bytes: block * BLOCK + within,
+        bytes,
+        beyond,
+        again,
     })
 }
 
@@ -229,8 +236,8 @@ fn on_disk() -> Union<BoxedStrategy<Op>> {
         ),
         (
             8,
-            prop::collection::vec((pick(), data(), place()), 2..12)
-                .prop_map(|requests| Op::Together { requests })
+            (prop::collection::vec((pick(), data(), place()), 2..12), prop::option::of(any::<u8>()))
+                .prop_map(|(requests, work)| Op::Together { requests, work })
                 .boxed(),
         ),
         (5, (pick(), place()).prop_map(|(disk, place)| Op::Status { disk, place }).boxed()),

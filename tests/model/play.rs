@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::thread::JoinHandle;
 
 use proptest::test_runner::TestCaseError;
 use proptest::{prop_assert, prop_assert_eq};
@@ -79,6 +80,8 @@ pub struct World<'a> {
     pub volumes: Vec<Volume>,
     pub disks: Vec<Open>,
     tag: u64,
+    /// Where something was written last.
+    last: (u64, u64),
 }
 
 /// Compares what came back with what may: `Ok` if nothing is to be refused.
@@ -100,7 +103,7 @@ pub fn reasons(all: &[(bool, Refusal)]) -> Vec<Refusal> {
 impl<'a> World<'a> {
     pub fn new(driver: &'a dyn Driver, counts: &'a Counts) -> World<'a> {
         let (names, volumes, disks) = (BTreeMap::new(), Vec::new(), Vec::new());
-        World { driver, counts, names, volumes, disks, tag: 0 }
+        World { driver, counts, names, volumes, disks, tag: 0, last: (0, BLOCK) }
     }
 
     pub fn play(mut self, history: &[Op]) -> Played {
@@ -165,7 +168,14 @@ impl<'a> World<'a> {
     fn step(&mut self, op: &Op) -> Played {
         match op {
             Op::Data { disk, data, place } => self.together(&[(*disk, *data, *place)], op.kind()),
-            Op::Together { requests } => self.together(requests, op.kind()),
+            Op::Together { requests, work } => {
+                let working = work.and_then(|which| self.begin_work(requests.first()?.0, which));
+                self.together(requests, op.kind())?;
+                match working.map(JoinHandle::join) {
+                    Some(worked) => compare(&worked.unwrap(), &[]),
+                    None => Ok(()),
+                }
+            }
             Op::Status { disk, place } => self.status(*disk, place),
             Op::Verify { disk } => match self.pick(*disk) {
                 Some(disk) => {
@@ -189,6 +199,16 @@ impl<'a> World<'a> {
         }
     }
 
+    fn begin_work(&self, pick: Pick, which: u8) -> Option<JoinHandle<Outcome<()>>> {
+        let disk = &self.disks[self.pick(pick)?];
+        if !disk.is_lease(How::Writable) {
+            return None;
+        }
+        let working = disk.disk.begin_work(which)?;
+        self.count("work in flight", false);
+        Some(working)
+    }
+
     fn list_volumes(&mut self) -> Played {
         let listed = names::list(self.driver.store()).unwrap();
         let listed: Vec<String> = listed.iter().map(|(name, _)| name.to_string()).collect();
@@ -203,8 +223,9 @@ impl<'a> World<'a> {
         if place.beyond {
             return Some((size_bytes.saturating_sub(place.bytes / 2), place.bytes));
         }
-        let bytes = place.bytes.min(size_bytes);
-        (bytes > 0).then(|| (place.offset_bytes.min(size_bytes - bytes), bytes))
+        let place = if place.again { self.last } else { (place.offset_bytes, place.bytes) };
+        let bytes = place.1.min(size_bytes);
+        (bytes > 0).then(|| (place.0.min(size_bytes - bytes), bytes))
     }
 
     /// What a request comes to on a disk as it is open.
@@ -278,7 +299,10 @@ impl<'a> World<'a> {
                 let Some(content) = self.content_of(disk) else { return Ok(()) };
                 return same(&content.read(offset_bytes, bytes), &answer.data, offset_bytes);
             }
-            Data::Write { .. } => content.write(offset_bytes, written),
+            Data::Write { .. } => {
+                content.write(offset_bytes, written);
+                self.last = (offset_bytes, bytes);
+            }
             Data::Zero { .. } | Data::Discard => content.zero(offset_bytes, bytes),
             Data::Flush => {}
         }

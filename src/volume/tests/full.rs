@@ -10,11 +10,17 @@
 
 use super::*;
 use crate::backend::faulty::{Fault, Faulty, Method, Rule};
+use crate::backend::Backend;
 
 /// A volume of ones, all shared with a snapshot, and its log: empty, or begun.
 fn shared(begun: bool) -> (Faulty, Store, Arc<Volume>, Vec<u8>) {
     let faulty = Faulty::new(Arc::new(Memory::new()));
-    let store = Store::init("test", Arc::new(faulty.clone()), BLOCK).unwrap();
+    let (store, volume, model) = shared_on(Arc::new(faulty.clone()), begun);
+    (faulty, store, volume, model)
+}
+
+fn shared_on(backend: Arc<dyn Backend>, begun: bool) -> (Store, Arc<Volume>, Vec<u8>) {
+    let store = Store::init("test", backend, BLOCK).unwrap();
     names::create(&store, &name("v"), 8 * BLOCK, BLOCK).unwrap();
     let mut model = vec![1; 8 * BLOCK as usize];
     let volume = open(&store, "v");
@@ -26,7 +32,7 @@ fn shared(begun: bool) -> (Faulty, Store, Arc<Volume>, Vec<u8>) {
         volume.write_at(7 * BLOCK, &[2; 4096]).unwrap();
         model[7 * BLOCK as usize..][..4096].fill(2);
     }
-    (faulty, store, volume, model)
+    (store, volume, model)
 }
 
 fn full(faulty: &Faulty, fault: Fault) {
@@ -86,6 +92,28 @@ fn the_next_batch_takes_the_place_of_the_failed_one() {
         volume.close().unwrap();
         assert_same(&open(&store, "v"), &model, &format!("{what}, settled"));
     });
+}
+
+/// A batch that was cleared, and not durably, came back after a crash: over
+/// what was written in place, or flushed, after its request had failed.
+#[test]
+fn a_batch_is_cleared_for_good_before_its_request_fails() {
+    for begun in [false, true] {
+        let faulty = Faulty::new(Arc::new(Memory::new()));
+        let recording = Recording::new(Arc::new(faulty.clone()));
+        let (_, volume, _) = shared_on(Arc::new(recording.clone()), begun);
+        recording.clear();
+        write_fails(&faulty, &APPLIED, &volume);
+        let ops = recording.ops();
+        let is_log = |name: &ObjectName| matches!(name, ObjectName::Segment { .. });
+        let is_batch = |op: &Op| matches!(op, Op::Write { name, .. } if is_log(name));
+        let batches: Vec<usize> = (0..ops.len()).filter(|at| is_batch(&ops[*at].op)).collect();
+        let [failed, cleared] = batches[..] else { panic!("{ops:?}") };
+        assert_eq!((ops[failed].failed, ops[cleared].failed), (Some(ErrorKind::NoSpace), None));
+        let is_sync =
+            |op: &Op| matches!(op, Op::Sync { names } | Op::SyncContent { names } if is_log(&names[0]));
+        assert!(ops[cleared..].iter().any(|entry| is_sync(&entry.op)), "{ops:?}");
+    }
 }
 
 /// A head that is written while a segment is made but has no batch must not
