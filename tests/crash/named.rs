@@ -67,6 +67,28 @@ fn the_number_of_a_segment_is_used_once() {
     explored(SMALL, acts);
 }
 
+/// Zeroes over a piece that was logged while its block was settled, in a
+/// granule that the own block holds since then: a hole beneath the piece would
+/// not show.
+#[test]
+fn zeroes_over_a_piece_are_not_written_beneath_it() {
+    for nth in 0..10 {
+        let during = Box::new(Act::Work { volume: 0 });
+        explored(
+            SMALL,
+            vec![
+                write(0, 16384),
+                Act::Snapshot { volume: 0 },
+                Act::Publish { volume: 0 },
+                write(0, 4096),
+                Act::Visited { nth, turns: false, at: 0, bytes: 4096, zero: false, during },
+                Act::Zero { volume: 0, at: 0, bytes: 4096 },
+                Act::Read { volume: 0 },
+            ],
+        );
+    }
+}
+
 /// A segment whose first batch is damaged passed for one that was never
 /// opened, and with it went what a flush had promised.
 #[test]

@@ -123,7 +123,11 @@ fn meeting(seed: u64) -> Workload {
             false => act,
         });
         if random.one_in(3) {
-            acts.push(Act::Write { volume: 0, at: at + random.below(4) * 512, bytes });
+            let at = at + random.below(4) * 512;
+            acts.push(match random.one_in(2) {
+                true => Act::Zero { volume: 0, at, bytes },
+                false => Act::Write { volume: 0, at, bytes },
+            });
         }
         if !random.one_in(3) {
             acts.push(Act::Flush { volume: 0 });
