@@ -7,7 +7,7 @@ DESTDIR ?=
 CARGO ?= $(shell command -v cargo 2>/dev/null || echo $(HOME)/.cargo/bin/cargo)
 TARGET := $(or $(CARGO_TARGET_DIR),target)/release
 VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
-STATES ?= 1000000
+STATES ?= 5000000
 FUZZ_S ?= 600
 INSTALL := install
 MANDIR = $(PREFIX)/share/man/man1
@@ -39,7 +39,7 @@ bench:
 	@scripts/bootstrap build rust bench
 	@benches/run $(BENCH)
 
-## crash      explore crash states for longer (STATES=1000000)
+## crash      explore crash states for longer (STATES=5000000)
 crash:
 	@test -e tests/crash.rs || { echo "there is no crash explorer in this tree yet" >&2; exit 1; }
 	@scripts/bootstrap build rust

@@ -188,6 +188,11 @@ impl Disk {
         }
     }
 
+    /// How many events there are.
+    pub fn event_count(&self) -> usize {
+        self.inner.lock().events.as_ref().map_or(0, Vec::len)
+    }
+
     pub fn take_events(&self) -> Vec<Event> {
         self.inner.lock().events.replace(Vec::new()).unwrap_or_default()
     }

@@ -10,8 +10,8 @@ use archipelago::volume::OpenOptions;
 
 use super::act::Setup;
 use super::disk::{Disk, Event, Names, Op};
-use super::image::{mix, Image, SECTOR};
-use super::model::{Model, Values};
+use super::image::{hash_bytes, mix, Image, SECTOR};
+use super::model::{Model, Seen, Values};
 use super::observe::{observe, Depth, Found};
 use super::report::{Counts, Cut};
 use super::workloads::{self, Seeded};
@@ -19,8 +19,6 @@ use super::world::World;
 
 /// Deletes that a loss of power can undo: the last ones.
 const DELETES_MAX: usize = 10;
-/// Up to so many unsynced operations every subset is tried.
-const EXHAUSTIVE_MAX: usize = 4;
 /// So many of more than that are tried alone and left out.
 const SINGLES_MAX: usize = 10;
 
@@ -198,9 +196,14 @@ impl Choice {
 pub struct Effort {
     /// Subsets at each moment; the interesting ones come first.
     pub subsets_max: usize,
+    /// Up to so many unsynced operations every subset is tried.
+    pub exhaustive_max: usize,
     /// One in this many states is worked on and crashes again.
     pub second_every: u64,
 }
+
+/// What was found in which state, after what had been made.
+pub type Known = HashMap<(u64, u64), Arc<Found>>;
 
 /// Everything that exploring one workload needs.
 pub struct Explorer<'a> {
@@ -214,8 +217,11 @@ pub struct Explorer<'a> {
     pub heartbeat: &'a dyn Fn(),
     /// What was made so far, to last.
     pub made: Arc<Names>,
-    found: HashMap<(u64, usize), Arc<Found>>,
-    checked: HashSet<(u64, usize, usize)>,
+    made_digest: u64,
+    found: Known,
+    /// What was found in workloads that begin as this one does.
+    earlier: Known,
+    checked: HashSet<(u64, u64, usize)>,
     kept: Vec<Arc<Model>>,
 }
 
@@ -237,18 +243,36 @@ impl<'a> Explorer<'a> {
             note_distinct,
             heartbeat,
             made: Arc::default(),
-            found: HashMap::new(),
+            made_digest: 0,
+            found: Known::new(),
+            earlier: Known::new(),
             checked: HashSet::new(),
             kept: Vec::new(),
         }
     }
 
-    /// Explores what was recorded, from `left` on. Error: what is wrong, told
+    /// Goes on with what was found in workloads that begin as this one does.
+    pub fn knowing(mut self, earlier: Known) -> Explorer<'a> {
+        self.earlier = earlier;
+        self
+    }
+
+    /// What the next workload that begins in the same way may go on with: not
+    /// what looked foreign, for it may know what wrote that.
+    pub fn known(self) -> Known {
+        let mut known = self.earlier;
+        let is_plain = |found: &Found| found.as_ref().is_ok_and(|seen| !seen.iter().any(Seen::is_foreign));
+        known.extend(self.found.into_iter().filter(|(_, found)| is_plain(found)));
+        known
+    }
+
+    /// Explores what was recorded after `left`, from an event on. Error: what is wrong, told
     /// with all that is needed to see it again.
     pub fn explore(
         &mut self,
         mut left: Left,
         events: &[Event],
+        from: usize,
         effort: Effort,
         is_second: bool,
     ) -> Result<(), String> {
@@ -266,8 +290,9 @@ impl<'a> Explorer<'a> {
                 }
                 Event::Killed => {}
             }
-            let Some(model) = &model else { continue };
+            let Some(model) = model.as_ref().filter(|_| at >= from) else { continue };
             for choice in self.choices(&left, event, effort, is_second) {
+                self.counts.note_lost(&left.pending, &choice.taken);
                 let mut image = None;
                 let digest = *known.entry(left.key(&choice)).or_insert_with(|| {
                     let made = image.insert(left.image(&choice));
@@ -298,11 +323,14 @@ impl<'a> Explorer<'a> {
     /// that is not published: nobody is left who had it open.
     fn note_made(&mut self, op: &Op) {
         if let (Op::Create { .. }, Some(name)) = (op, op.made_once()) {
-            Arc::make_mut(&mut self.made).insert(name.clone());
+            if Arc::make_mut(&mut self.made).insert(name.clone()) {
+                let digest = hash_bytes(name.to_string().as_bytes());
+                self.made_digest = self.made_digest.wrapping_add(digest);
+            }
         }
     }
 
-    /// Looks at a state. False if it was looked at before.
+    /// Looks at a state. False if it was looked at before, here or earlier.
     fn state(
         &mut self,
         digest: u64,
@@ -313,21 +341,23 @@ impl<'a> Explorer<'a> {
         (self.heartbeat)();
         let is_new = (self.note_distinct)(digest);
         self.counts.note(cut, is_new);
-        let made = self.made.len();
-        if !self.checked.insert((digest, made, Arc::as_ptr(model) as usize)) {
+        let key = (digest, self.made_digest);
+        if !self.checked.insert((key.0, key.1, Arc::as_ptr(model) as usize)) {
             return Ok(false);
         }
-        let found = match self.found.get(&(digest, made)) {
+        let earlier = self.earlier.get(&key);
+        let is_earlier = earlier.is_some();
+        let found = match earlier.or_else(|| self.found.get(&key)) {
             Some(found) => Arc::clone(found),
             None => {
                 let depth = Depth { read_only: digest % 4 == 0, goes_on: digest % 8 < 2 };
                 let found = Arc::new(observe(&image(), &self.made, &self.values, self.options, depth));
-                self.found.insert((digest, made), Arc::clone(&found));
+                self.found.insert(key, Arc::clone(&found));
                 found
             }
         };
         match &*found {
-            Ok(seen) => model.check(seen).map(|()| true),
+            Ok(seen) => model.check(seen).map(|()| !is_earlier),
             Err((kind, text)) => Err(format!("{kind:?}: {text}")),
         }
     }
@@ -363,7 +393,7 @@ impl<'a> Explorer<'a> {
             out.push(power(undone(&all)));
             out.push(power(undone(&none)));
         }
-        if open.len() <= EXHAUSTIVE_MAX {
+        if open.len() <= effort.exhaustive_max {
             for mask in 1..(1u32 << open.len()).saturating_sub(1) {
                 let mut taken = none.clone();
                 open.iter().enumerate().for_each(|(bit, at)| taken[*at] = mask >> bit & 1 == 1);
@@ -434,25 +464,28 @@ impl<'a> Explorer<'a> {
             Cut::Kill => left.clone(),
             _ => Left::of(image.clone()),
         };
-        let effort = Effort { subsets_max: 2, second_every: u64::MAX };
-        let (events, made) = (disk.take_events(), Arc::clone(&self.made));
-        let result = self.explore(left, &events, effort, true);
+        let effort = Effort { subsets_max: 2, exhaustive_max: 4, second_every: u64::MAX };
+        let (events, made) = (disk.take_events(), (Arc::clone(&self.made), self.made_digest));
+        let result = self.explore(left, &events, 0, effort, true);
         // Of another life than the one that is explored.
-        self.made = made;
+        (self.made, self.made_digest) = made;
         result.map_err(|text| format!("{text}\nin a second life of {acts:?}"))
     }
 
     /// Flips a byte in a batch of the log below what later batches know to be
-    /// durable: it must be noticed, or not matter any more.
-    pub fn damage(&mut self, events: &[Event], image: &Image) -> Result<(), String> {
+    /// durable, of those written from an event on: it must be noticed, or not
+    /// matter any more.
+    pub fn damage(&mut self, events: &[Event], from: usize, image: &Image) -> Result<(), String> {
         let Some(model) = events.iter().rev().find_map(|event| match event {
             Event::Model(model) => Some(Arc::clone(model)),
             _ => None,
         }) else {
             return Ok(());
         };
-        let ops: Vec<&Op> =
-            events.iter().filter_map(|e| if let Event::Op(op) = e { Some(op) } else { None }).collect();
+        let ops: Vec<&Op> = events[from..]
+            .iter()
+            .filter_map(|e| if let Event::Op(op) = e { Some(op) } else { None })
+            .collect();
         for (at, op) in ops.iter().enumerate() {
             let Op::Write { name: name @ ObjectName::Segment { volume, .. }, offset, .. } = op else {
                 continue;

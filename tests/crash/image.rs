@@ -156,9 +156,9 @@ impl Image {
         self.objects.get(&ByText(name.clone()))
     }
 
-    /// All names, in the order of listings.
-    pub fn names(&self) -> impl Iterator<Item = &ObjectName> {
-        self.objects.keys().map(|key| &key.0)
+    /// All names and their texts, in the order of listings.
+    pub fn names(&self) -> impl Iterator<Item = (&ObjectName, &str)> {
+        self.objects.iter().map(|(key, object)| (&key.0, &*object.text))
     }
 
     /// Names from the first that is not before `from`, and their texts.

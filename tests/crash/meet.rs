@@ -12,6 +12,7 @@ use super::act::Act;
 use super::disk::{Failure, Op};
 use super::flight::{begin, visit, Flight};
 use super::image::SECTOR;
+use super::report::fault_of_call;
 use super::world::{wrong, Outcome, Stop, World};
 
 impl World {
@@ -126,6 +127,7 @@ impl World {
         if !has_failed {
             return result;
         }
+        self.counts.fault(fault_of_call(failure));
         for at in 0..self.handles.len() {
             let there = self.model.lock().volumes[at].must;
             if there {

@@ -19,7 +19,8 @@ pub type Value = u32;
 pub const FOREIGN: Value = u32::MAX;
 const COMPOSED: Value = 1 << 31;
 
-type Composed = (Vec<[u8; SECTOR]>, HashMap<u64, Value>);
+/// By value, and the values by what the bytes hash to.
+type Composed = (HashMap<Value, [u8; SECTOR]>, HashMap<u64, Value>);
 
 /// Contents of sectors that were written in part.
 #[derive(Debug, Default)]
@@ -58,7 +59,7 @@ impl Values {
             return out;
         }
         if value & COMPOSED != 0 {
-            return self.composed.lock().0[(value & !COMPOSED) as usize];
+            return self.composed.lock().0[&value];
         }
         let first = first_word(value, sector);
         for (step, bytes) in STEPS.iter().zip(out.chunks_exact_mut(8)) {
@@ -95,8 +96,12 @@ impl Values {
             return known;
         }
         let mut composed = self.composed.lock();
-        let value = COMPOSED | composed.0.len() as Value;
-        composed.0.push(bytes);
+        // Told by the bytes, so that it is the same in workloads that begin alike.
+        let mut value = COMPOSED | hash_bytes(&bytes) as Value;
+        while value == FOREIGN || composed.0.contains_key(&value) {
+            value = COMPOSED | value.wrapping_add(1);
+        }
+        composed.0.insert(value, bytes);
         composed.1.insert(hash_bytes(&bytes), value);
         value
     }
@@ -302,6 +307,14 @@ pub struct Seen {
     pub bytes: u64,
     pub values: Vec<Value>,
     pub snapshots: Vec<(String, u64, Vec<Value>)>,
+}
+
+impl Seen {
+    /// True if anything is in it that no workload wrote as it is.
+    pub fn is_foreign(&self) -> bool {
+        let all = self.snapshots.iter().map(|(_, _, values)| values).chain([&self.values]);
+        all.into_iter().any(|values| values.contains(&FOREIGN))
+    }
 }
 
 impl VolumeModel {

@@ -15,7 +15,7 @@ const HANG: Duration = Duration::from_secs(120);
 fn explored(setup: Setup, acts: Vec<Act>) {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        let workload = Workload { family: "named", seed: 1, setup, acts };
+        let workload = Workload { family: "named", seed: 1, setup, acts, explored_from: 0 };
         drop(sender.send(explore(&workload, &options(0), &|_| false, &|| ()).1));
     });
     match receiver.recv_timeout(HANG) {

@@ -34,7 +34,7 @@ impl World {
         let before = self.disk.image();
         during(self)?;
         for host in 0..4 {
-            let lag = Lag { before: before.clone(), seed: seed.wrapping_add(host) };
+            let lag = Lag::new(before.clone(), seed.wrapping_add(host));
             world::lag(Some((&self.disk, lag)));
             let result = collect(&self.store, &self.options);
             world::lag(None);

@@ -31,6 +31,15 @@ pub struct Workload {
     pub seed: u64,
     pub setup: Setup,
     pub acts: Vec<Act>,
+    /// What a crash in the acts before this one leaves is known already.
+    pub explored_from: usize,
+}
+
+impl Workload {
+    /// One of `short`, whose moments are all explored.
+    pub fn is_short(&self) -> bool {
+        self.family.starts_with("short")
+    }
 }
 
 const BLOCK: u64 = 16 << 10;
@@ -137,7 +146,7 @@ fn meeting(seed: u64) -> Workload {
         }
     }
     acts.push(Act::Read { volume: 0 });
-    Workload { family: "meeting", seed, setup: SMALL, acts }
+    Workload { family: "meeting", seed, setup: SMALL, acts, explored_from: 0 }
 }
 
 /// A gc within what publishes something, between one call after another. `nth`
@@ -145,6 +154,7 @@ fn meeting(seed: u64) -> Workload {
 fn collecting(seed: u64, nth: u64) -> Workload {
     let mut random = Seeded(seed);
     let mut acts = vec![Act::Write { volume: 0, at: 0, bytes: 3 * BLOCK }, Act::Snapshot { volume: 0 }];
+    acts.extend([Act::Settle { volume: 0 }, Act::Gc, Act::Gc]);
     let turns = nth / 5 % 3 < 2;
     for call in 0..10 {
         let at = random.below(24) * 4096;
@@ -167,7 +177,7 @@ fn collecting(seed: u64, nth: u64) -> Workload {
         }
     }
     acts.push(Act::Read { volume: 0 });
-    Workload { family: "collecting", seed, setup: SMALL, acts }
+    Workload { family: "collecting", seed, setup: SMALL, acts, explored_from: 0 }
 }
 
 /// A gc after something was published, on a host to which listings are old.
@@ -190,7 +200,7 @@ fn lagging(seed: u64) -> Workload {
         acts.push(Act::Lagging { seed: random.next(), during: Box::new(during) });
     }
     acts.push(Act::Read { volume: 0 });
-    Workload { family: "lagging", seed, setup: SMALL, acts }
+    Workload { family: "lagging", seed, setup: SMALL, acts, explored_from: 0 }
 }
 
 /// Of one call of the store after another within the same act, nobody knows
@@ -220,7 +230,7 @@ fn unknown(seed: u64, nth: u64) -> Workload {
         acts.push(Act::Failing { nth: call, failure, during: Box::new(during) });
     }
     acts.push(Act::Read { volume: 0 });
-    Workload { family: "unknown", seed, setup: SMALL, acts }
+    Workload { family: "unknown", seed, setup: SMALL, acts, explored_from: 0 }
 }
 
 /// A holder sleeps while others go on, so far that numbers which it would use
@@ -246,7 +256,7 @@ fn sleeping(seed: u64) -> Workload {
     acts.push(Act::Write { volume: 0, at: 0, bytes: 512 });
     acts.push(Act::Reopen { volume: 0 });
     acts.push(Act::Read { volume: 0 });
-    Workload { family: "sleeping", seed, setup: SMALL, acts }
+    Workload { family: "sleeping", seed, setup: SMALL, acts, explored_from: 0 }
 }
 
 /// An endless list; `nth` of it with `seed` is always the same.
@@ -268,7 +278,7 @@ pub fn nth(nth: u64, seed: u64) -> Workload {
         acts.push(disturb(&mut random, &family, act));
     }
     acts.push(Act::Read { volume: 0 });
-    Workload { family: family.name, seed, setup: family.setup, acts }
+    Workload { family: family.name, seed, setup: family.setup, acts, explored_from: 0 }
 }
 
 /// Some blocks full, some partly, some not there; half the time shared.

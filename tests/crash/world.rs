@@ -22,6 +22,7 @@ use super::flight::{begin, Flight};
 use super::image::SECTOR;
 use super::lag::Lag;
 use super::model::{Content, Model, NameModel, Sector, Shared, SnapshotModel, Value, Values, VolumeModel};
+use super::report::{fault_of, Counts};
 
 /// A store and what is done to it.
 pub struct World {
@@ -34,6 +35,8 @@ pub struct World {
     pub asleep: Option<(usize, Arc<Volume>)>,
     pub options: OpenOptions,
     pub counter: Arc<AtomicU32>,
+    /// What went wrong in it.
+    pub counts: Counts,
     names_made: u32,
     log_limit_bytes: u64,
 }
@@ -131,6 +134,7 @@ impl World {
             asleep: None,
             options: OpenOptions { log_limit_bytes: setup.log_limit_bytes, ..base.clone() },
             counter: Arc::new(AtomicU32::new(first)),
+            counts: Counts::default(),
             names_made: first,
             log_limit_bytes: setup.log_limit_bytes,
         };
@@ -168,6 +172,9 @@ impl World {
     }
 
     pub fn act(&mut self, act: &Act) -> Outcome<()> {
+        if let Some(fault) = fault_of(act) {
+            self.counts.fault(fault);
+        }
         let volume = match act {
             Act::Visited { nth, turns, at, bytes, zero, during } => {
                 return self.visited((*nth, *turns), (*at, *bytes, *zero), during)

@@ -17,7 +17,7 @@ use super::world::{self, Outcome, World};
 /// Ids on the first thread of a story come from here, and on the second.
 const IDS: [u64; 2] = [1, 2];
 /// How thoroughly each moment of a story is explored.
-const EFFORT: Effort = Effort { subsets_max: 24, second_every: 199 };
+const EFFORT: Effort = Effort { subsets_max: 24, exhaustive_max: 4, second_every: 199 };
 
 pub const BLOCK: u64 = SMALL.block_bytes;
 
@@ -52,8 +52,8 @@ fn look_once(setup: &Setup, play: &dyn Fn(&mut World) -> Outcome<()>) -> Outcome
     let model = world.model.lock().clone();
     drop(world);
     let mut explorer = Explorer::new(*setup, &options, values.clone(), 1, &|_| true, &|| ());
-    explorer.explore(left, &events, EFFORT, false)?;
-    explorer.damage(&events, &image)?;
+    explorer.explore(left, &events, 0, EFFORT, false)?;
+    explorer.damage(&events, 0, &image)?;
     // The end once more and in full: `check` before and after, and gc.
     let depth = Depth { read_only: true, goes_on: true };
     let found = observe(&image, &explorer.made, &values, &options, depth);
