@@ -96,6 +96,7 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: ErrorKind,
     operation: &'static str,
+    volume: Option<String>,
     object: Option<String>,
     offset_bytes: Option<u64>,
     message: Option<String>,
@@ -108,6 +109,7 @@ impl Error {
         Error(Box::new(Inner {
             kind,
             operation,
+            volume: None,
             object: None,
             offset_bytes: None,
             message: None,
@@ -141,6 +143,14 @@ impl Error {
     #[must_use]
     pub fn on_named(mut self, object: impl Into<String>) -> Error {
         self.0.object = Some(object.into());
+        self
+    }
+
+    /// Whose object this is about: objects that several volumes share, such
+    /// as pages of a map, do not say so. Keeps what was said first.
+    #[must_use]
+    pub fn of_volume(mut self, name: &str) -> Error {
+        self.0.volume.get_or_insert_with(|| name.to_owned());
         self
     }
 
@@ -193,9 +203,17 @@ impl Error {
         text
     }
 
+    /// True if the sentence names this volume anyway.
+    fn has_named(&self, volume: &str) -> bool {
+        let message = self.0.message.as_deref().unwrap_or_default();
+        message.contains(&format!("'{volume}'"))
+            || self.0.object.as_ref().is_some_and(|object| *object == format!("volume/{volume}"))
+    }
+
     /// A copy without the cause, for handing one failure to many waiters.
     pub fn duplicate(&self) -> Error {
         let mut copy = Error::new(self.0.kind, self.0.operation);
+        copy.0.volume.clone_from(&self.0.volume);
         copy.0.object.clone_from(&self.0.object);
         copy.0.offset_bytes = self.0.offset_bytes;
         copy.0.message = match (&self.0.message, &self.0.source) {
@@ -210,6 +228,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &self.0;
+        if let Some(volume) = inner.volume.as_ref().filter(|volume| !self.has_named(volume)) {
+            write!(f, "volume '{volume}': ")?;
+        }
         if inner.operation.is_empty() {
             return f.write_str(inner.message.as_deref().unwrap_or("unexplained error"));
         }
@@ -254,5 +275,14 @@ mod tests {
             .at(4096);
         assert_eq!(error.to_string(), "cannot write store at byte 4096: no space left");
         assert!(error.full().contains("os error 28"), "{}", error.full());
+    }
+
+    #[test]
+    fn a_volume_is_named_once() {
+        let page = Error::corrupt(&ObjectName::Store, "its end is missing").of_volume("web").of_volume("db");
+        assert_eq!(page.to_string(), "volume 'web': cannot read store: damaged: its end is missing");
+        assert_eq!(page.duplicate().to_string(), page.to_string());
+        let sentence = Error::sentence(ErrorKind::Busy, "volume 'web' is in use").of_volume("web");
+        assert_eq!(sentence.to_string(), "volume 'web' is in use");
     }
 }

@@ -39,6 +39,8 @@ mod objects;
 mod pages;
 #[path = "fuzz/planted.rs"]
 mod planted;
+#[path = "fuzz/random.rs"]
+mod random;
 #[path = "fuzz/run.rs"]
 mod run;
 #[path = "fuzz/texts.rs"]

@@ -162,6 +162,7 @@ fn run(inner: &Weak<Inner>) {
             }
             Err(error) => {
                 if failures % 240 == 0 {
+                    let error = error.of_volume(&inner.volume().name);
                     ::log::warn!("background work: {}", error.full());
                 }
                 failures += 1;

@@ -40,6 +40,8 @@ use workers::{Serving, Workers};
 
 /// Threads for what may block.
 const WORKER_COUNT: usize = 4;
+/// Failed requests are told no more often.
+const FAILURES_EVERY_MS: u64 = 10_000;
 
 /// What to open, and how.
 #[derive(Clone, Debug)]
@@ -78,6 +80,8 @@ struct Inner {
     drained: Condvar,
     /// Milliseconds since the device was opened, of the last request.
     last_request_ms: AtomicU64,
+    /// When the log was told of one, in ms since it was opened; 0: never.
+    last_failure_ms: AtomicU64,
     opened: std::time::Instant,
     closing: AtomicBool,
 }
@@ -134,6 +138,7 @@ impl Device {
             drain: Mutex::new(()),
             drained: Condvar::new(),
             last_request_ms: AtomicU64::new(0),
+            last_failure_ms: AtomicU64::new(0),
             opened: clock::now(),
             closing: AtomicBool::new(false),
             options: Mutex::new(options),
@@ -311,12 +316,27 @@ impl Inner {
         self.last_request_ms.store(now, Ordering::Relaxed);
         let inner = Arc::clone(self);
         Once::new(Box::new(move |result| {
-            done(result);
+            done(result.map_err(|error| inner.note_failure(error)));
             if inner.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
                 drop(inner.drain.lock());
                 inner.drained.notify_all();
             }
         }))
+    }
+
+    /// Says whose failure it is, and tells the log: a guest sees a number. Not
+    /// of every one: a volume that has stopped fails all that it is asked.
+    fn note_failure(&self, error: Error) -> Error {
+        let error = error.of_volume(&self.volume().name);
+        let now = self.opened.elapsed().as_millis() as u64;
+        let last = self.last_failure_ms.load(Ordering::Relaxed);
+        let is_due = last == 0 || now.saturating_sub(last) > FAILURES_EVERY_MS;
+        let is_theirs = matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Busy | ErrorKind::Denied);
+        if is_due && !is_theirs {
+            self.last_failure_ms.store(now.max(1), Ordering::Relaxed);
+            ::log::warn!("a request failed: {}", error.full());
+        }
+        error
     }
 
     fn wait_drained(&self) {

@@ -266,7 +266,7 @@ impl Volume {
     /// Publishes every pending cut. Blocks for as long as settling takes.
     pub fn publish_all(self: &Arc<Self>) -> Result<()> {
         let _maintaining = self.maintaining.lock();
-        self.publish_all_locked()
+        self.publish_all_locked().map_err(|error| error.of_volume(&self.name))
     }
 
     pub(super) fn publish_all_locked(self: &Arc<Self>) -> Result<()> {
@@ -279,9 +279,12 @@ impl Volume {
     /// Settles and checkpoints until nothing is left in the log.
     pub fn settle_all(self: &Arc<Self>) -> Result<()> {
         let _maintaining = self.maintaining.lock();
-        self.publish_all_locked()?;
-        while self.settle_batch(&mut |_| {})? > 0 {}
-        self.checkpoint()
+        let settle = || {
+            self.publish_all_locked()?;
+            while self.settle_batch(&mut |_| {})? > 0 {}
+            self.checkpoint()
+        };
+        settle().map_err(|error| error.of_volume(&self.name))
     }
 
     /// Makes room in the log. Blocks; for a writer that found it full.

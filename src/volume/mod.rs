@@ -176,7 +176,7 @@ impl Volume {
         self.check_range(offset_bytes, data.len() as u64)?;
         for part in self.parts(offset_bytes, data.len() as u64) {
             let slice = buf.slice(part.at as usize, (part.end - part.start) as usize);
-            self.read_block(part.block, part.start, &slice)?;
+            self.read_block(part.block, part.start, &slice).map_err(|error| error.of_volume(&self.name))?;
         }
         buf.copy_to(0, data);
         Ok(())
@@ -190,7 +190,7 @@ impl Volume {
         let buf = IoBuf::copy_of(data);
         for part in self.parts(offset_bytes, data.len() as u64) {
             let slice = buf.slice(part.at as usize, (part.end - part.start) as usize);
-            self.write_block(part.block, part.start, &slice)?;
+            self.write_block(part.block, part.start, &slice).map_err(|error| error.of_volume(&self.name))?;
         }
         Ok(())
     }
@@ -301,7 +301,7 @@ impl Volume {
             result = result.and(lease.release(clean));
         }
         while self.log.delete_abandoned() {}
-        result
+        result.map_err(|error| error.of_volume(&self.name))
     }
 
     fn close_writable(self: &Arc<Self>) -> Result<()> {

@@ -92,21 +92,22 @@ impl Volume {
     /// Opens the volume of this id, whatever it is called. `name` is for
     /// messages. Errors: as `open`.
     pub fn open_id(store: &Store, name: &str, id: Id, options: &OpenOptions) -> Result<Arc<Volume>> {
-        match options.mode {
+        let opened = match options.mode {
             Mode::Writable => Volume::open_writable(store, name, id, options),
-            _ => {
-                let shared = share(store, name, id, options)?;
+            _ => share(store, name, id, options).and_then(|shared| {
                 let loaded = load_for_reading(store, name, id)?;
                 Ok(Volume::assemble(store, name, loaded, options.into(), None, shared))
-            }
-        }
+            }),
+        };
+        opened.map_err(|error| error.of_volume(name))
     }
 
     /// Opens a published snapshot, read-only. Needs no lease. Errors:
     /// `NotFound`; `Busy` if it is pending still.
     pub fn open_snapshot(store: &Store, name: &VolumeName, which: &SnapshotName) -> Result<Arc<Volume>> {
         let id = names::lookup(store, name)?;
-        let found = find_snapshot(store, name, id, which)?;
+        let found =
+            find_snapshot(store, name, id, which).map_err(|error| error.of_volume(name.as_str()))?;
         let head = Head {
             volume: id,
             number: 0,
