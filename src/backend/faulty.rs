@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::faulty_data::FaultyData;
 use super::{Backend, Capabilities, DataPath, Lock, LockMode, ObjectStat};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
@@ -26,9 +27,10 @@ pub enum Method {
     List,
     Copy,
     Lock,
+    NextData,
 }
 
-const METHODS: usize = Method::Lock as usize + 1;
+const METHODS: usize = Method::NextData as usize + 1;
 
 impl Method {
     fn verb(self) -> &'static str {
@@ -43,6 +45,7 @@ impl Method {
             Method::List => "list",
             Method::Copy => "copy",
             Method::Lock => "lock",
+            Method::NextData => "look for data in",
         }
     }
 }
@@ -56,6 +59,11 @@ pub enum Fault {
     /// Applied, and reported so all the same: as a write or a punch may that
     /// says it failed.
     FailApplied(ErrorKind),
+    /// A write or a punch applies about the first half of it and fails so;
+    /// everything else applies nothing.
+    Short(ErrorKind),
+    /// Applied twice; the second answer is the one that counts.
+    Twice,
     /// Reported as `Unknown`, and applied when the test calls `settle_late`.
     ApplyLate,
     /// A read gives this many bytes fewer than there are.
@@ -72,14 +80,27 @@ pub struct Rule {
     fault: Fault,
     method: Option<Method>,
     prefix: String,
+    when: Option<When>,
     skip: u64,
     times: u64,
+}
+
+/// Asked about each call that fits otherwise, on the caller's thread.
+#[derive(Clone)]
+struct When(Arc<Asked>);
+
+type Asked = dyn Fn(Method, &[&ObjectName]) -> bool + Send + Sync;
+
+impl fmt::Debug for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("When")
+    }
 }
 
 impl Rule {
     /// Strikes the next call.
     pub fn new(fault: Fault) -> Rule {
-        Rule { fault, method: None, prefix: String::new(), skip: 0, times: 1 }
+        Rule { fault, method: None, prefix: String::new(), when: None, skip: 0, times: 1 }
     }
 
     /// Only calls of this method.
@@ -93,6 +114,13 @@ impl Rule {
     #[must_use]
     pub fn named(mut self, prefix: impl Into<String>) -> Rule {
         self.prefix = prefix.into();
+        self
+    }
+
+    /// Only calls that `when` says yes to, whose stack it may look at.
+    #[must_use]
+    pub fn when(mut self, when: impl Fn(Method, &[&ObjectName]) -> bool + Send + Sync + 'static) -> Rule {
+        self.when = Some(When(Arc::new(when)));
         self
     }
 
@@ -114,11 +142,12 @@ impl Rule {
         let named = || {
             self.prefix.is_empty() || names.iter().any(|n| n.to_string().starts_with(&self.prefix))
         };
-        self.method.is_none_or(|own| own == method) && named()
+        let fits = self.method.is_none_or(|own| own == method) && named();
+        fits && self.when.as_ref().is_none_or(|when| (when.0)(method, names))
     }
 }
 
-type Late = Box<dyn FnOnce(&dyn Backend) -> Result<()> + Send>;
+pub(super) type Late = Box<dyn FnOnce(&dyn Backend) -> Result<()> + Send>;
 
 #[derive(Default)]
 struct State {
@@ -133,14 +162,23 @@ struct State {
 /// A backend that fails when told to. A clone is the same one.
 #[derive(Clone)]
 pub struct Faulty {
-    inner: Arc<dyn Backend>,
+    pub(super) inner: Arc<dyn Backend>,
     state: Arc<State>,
+    data_path: Option<Arc<dyn DataPath>>,
 }
 
 impl Faulty {
     /// Fails nothing yet.
     pub fn new(inner: Arc<dyn Backend>) -> Faulty {
-        Faulty { inner, state: Arc::default() }
+        Faulty { inner, state: Arc::default(), data_path: None }
+    }
+
+    /// With a data path that fails as well: the inner one, or where there is
+    /// none one with a thread for each request.
+    pub fn with_data_path(inner: Arc<dyn Backend>) -> Faulty {
+        let mut faulty = Faulty::new(inner);
+        faulty.data_path = Some(FaultyData::over(&faulty));
+        faulty
     }
 
     /// Adds a rule. Of several that strike one call the first counts.
@@ -194,7 +232,7 @@ impl Faulty {
     }
 
     /// Counts a call and says what strikes it.
-    fn strike(&self, method: Method, bytes: usize, names: &[&ObjectName]) -> Option<Fault> {
+    pub(super) fn strike(&self, method: Method, bytes: usize, names: &[&ObjectName]) -> Option<Fault> {
         self.state.calls[method as usize].fetch_add(1, Ordering::Relaxed);
         self.state.bytes[method as usize].fetch_add(bytes as u64, Ordering::Relaxed);
         if !self.state.armed.load(Ordering::Relaxed) {
@@ -215,6 +253,10 @@ impl Faulty {
         struck
     }
 
+    pub(super) fn postpone(&self, late: Late) {
+        self.state.late.lock().push(late);
+    }
+
     /// A call that changes something, so that it can also be applied late.
     fn change(
         &self,
@@ -224,12 +266,41 @@ impl Faulty {
         call: impl Fn(&dyn Backend) -> Result<()>,
         late: impl FnOnce() -> Late,
     ) -> Result<()> {
+        self.apply(method, self.strike(method, bytes, names), names, call, late)
+    }
+
+    /// As `change`, for what can also be applied in part.
+    fn change_in_part(
+        &self,
+        method: Method,
+        bytes: usize,
+        name: &ObjectName,
+        call: impl Fn(&dyn Backend) -> Result<()>,
+        part: impl FnOnce() -> Result<()>,
+        late: impl FnOnce() -> Late,
+    ) -> Result<()> {
+        let fault = self.strike(method, bytes, &[name]);
+        if let Some(Fault::Short(_)) = fault {
+            part()?;
+        }
+        self.apply(method, fault, &[name], call, late)
+    }
+
+    fn apply(
+        &self,
+        method: Method,
+        fault: Option<Fault>,
+        names: &[&ObjectName],
+        call: impl Fn(&dyn Backend) -> Result<()>,
+        late: impl FnOnce() -> Late,
+    ) -> Result<()> {
         let failed = |kind| {
             let error = Error::new(kind, method.verb()).because("injected");
             Err(names.first().map_or_else(|| Error::new(kind, method.verb()), |name| error.on(name)))
         };
-        match self.strike(method, bytes, names) {
-            Some(Fault::Fail(kind)) => return failed(kind),
+        match fault {
+            Some(Fault::Fail(kind) | Fault::Short(kind)) => return failed(kind),
+            Some(Fault::Twice) => call(self.inner.as_ref())?,
             Some(Fault::FailAfterApplying) => {
                 call(self.inner.as_ref())?;
                 return failed(ErrorKind::Unknown);
@@ -239,7 +310,7 @@ impl Faulty {
                 return failed(kind);
             }
             Some(Fault::ApplyLate) => {
-                self.state.late.lock().push(late());
+                self.postpone(late());
                 return failed(ErrorKind::Unknown);
             }
             Some(Fault::Delay(time)) => std::thread::sleep(time),
@@ -257,16 +328,16 @@ impl Faulty {
         call: impl FnOnce(&dyn Backend) -> Result<T>,
     ) -> Result<T> {
         match self.strike(method, 0, names) {
-            None | Some(Fault::Truncate(_) | Fault::FlipBit(_)) => {}
+            None | Some(Fault::Truncate(_) | Fault::FlipBit(_) | Fault::Twice) => {}
             Some(Fault::Delay(time)) => std::thread::sleep(time),
             Some(fault) => return Err(self.looked(method, names, &fault)),
         }
         call(self.inner.as_ref())
     }
 
-    fn looked(&self, method: Method, names: &[&ObjectName], fault: &Fault) -> Error {
+    pub(super) fn looked(&self, method: Method, names: &[&ObjectName], fault: &Fault) -> Error {
         let kind = match fault {
-            Fault::Fail(kind) | Fault::FailApplied(kind) => *kind,
+            Fault::Fail(kind) | Fault::FailApplied(kind) | Fault::Short(kind) => *kind,
             _ => ErrorKind::Unknown,
         };
         let error = Error::new(kind, method.verb()).because("injected");
@@ -275,6 +346,11 @@ impl Faulty {
             None => error,
         }
     }
+}
+
+/// About half of it, in whole sectors.
+pub(super) fn half(bytes: usize) -> usize {
+    bytes / 2 / 512 * 512
 }
 
 impl Backend for Faulty {
@@ -299,7 +375,7 @@ impl Backend for Faulty {
     fn read_at(&self, name: &ObjectName, offset_bytes: u64, buf: &mut [u8]) -> Result<usize> {
         let fault = self.strike(Method::Read, buf.len(), &[name]);
         match &fault {
-            None | Some(Fault::Truncate(_) | Fault::FlipBit(_)) => {}
+            None | Some(Fault::Truncate(_) | Fault::FlipBit(_) | Fault::Twice) => {}
             Some(Fault::Delay(time)) => std::thread::sleep(*time),
             Some(fault) => return Err(self.looked(Method::Read, &[name], fault)),
         }
@@ -316,7 +392,8 @@ impl Backend for Faulty {
 
     fn write_at(&self, name: &ObjectName, offset_bytes: u64, data: &[u8]) -> Result<()> {
         let call = |inner: &dyn Backend| inner.write_at(name, offset_bytes, data);
-        self.change(Method::Write, data.len(), &[name], call, || {
+        let part = || self.inner.write_at(name, offset_bytes, &data[..half(data.len())]);
+        self.change_in_part(Method::Write, data.len(), name, call, part, || {
             let (name, data) = (name.clone(), data.to_vec());
             Box::new(move |inner| inner.write_at(&name, offset_bytes, &data))
         })
@@ -324,7 +401,8 @@ impl Backend for Faulty {
 
     fn punch(&self, name: &ObjectName, offset_bytes: u64, bytes: u64) -> Result<()> {
         let call = |inner: &dyn Backend| inner.punch(name, offset_bytes, bytes);
-        self.change(Method::Punch, 0, &[name], call, || {
+        let part = || self.inner.punch(name, offset_bytes, half(bytes as usize) as u64);
+        self.change_in_part(Method::Punch, 0, name, call, part, || {
             let name = name.clone();
             Box::new(move |inner| inner.punch(&name, offset_bytes, bytes))
         })
@@ -362,6 +440,10 @@ impl Backend for Faulty {
         self.look(Method::Stat, &[name], |inner| inner.stat(name))
     }
 
+    fn next_data(&self, name: &ObjectName, offset_bytes: u64) -> Result<Option<(u64, u64)>> {
+        self.look(Method::NextData, &[name], |inner| inner.next_data(name, offset_bytes))
+    }
+
     fn list(&self, prefix: &str, after: Option<&ObjectName>, count_max: usize) -> Result<Vec<ObjectName>> {
         self.look(Method::List, &[], |inner| inner.list(prefix, after, count_max))
     }
@@ -377,9 +459,9 @@ impl Backend for Faulty {
         self.look(Method::Lock, &[name], |inner| inner.lock(name, mode))
     }
 
-    /// None: what went that way could not fail.
+    /// None, unless it was asked for.
     fn data_path(&self) -> Option<Arc<dyn DataPath>> {
-        None
+        self.data_path.clone()
     }
 }
 

@@ -49,6 +49,8 @@ mod conformance_data;
 #[cfg(feature = "testkit")]
 pub mod faulty;
 #[cfg(feature = "testkit")]
+mod faulty_data;
+#[cfg(feature = "testkit")]
 pub mod recording;
 
 /// What a backend can do. Differences are in behaviour, not in support: code
