@@ -13,6 +13,7 @@ use super::identity::{Identity, Life};
 use super::lease::{self, LeaseState, Options};
 use super::snapshot::{self, Snapshot};
 use super::{epoch, maintenance, volume};
+use crate::backend::faulty::{Fault, Faulty, Method, Rule};
 use crate::backend::memory::{Memory, CAPABILITIES};
 use crate::backend::{Backend, BackendExt, Capabilities};
 use crate::error::ErrorKind;
@@ -311,4 +312,19 @@ fn an_epoch_is_young_until_the_second_gc_after_its_claim() {
     let epoch = epoch::read(&store, id).unwrap();
     assert_eq!((epoch.generation, epoch.volume, epoch.holder.as_str()), (1, Id(1), "test"));
     assert!(epoch.is_young(1) && epoch.is_young(2) && !epoch.is_young(3));
+}
+
+/// A request that is sent twice is answered twice, and the second answer is
+/// that the name is taken: by this very volume.
+#[test]
+fn a_volume_whose_name_was_made_twice_keeps_its_head() {
+    let faulty = Faulty::new(Arc::new(Memory::new()));
+    let store = Store::init("main", Arc::new(faulty.clone()), 4 * MIB).unwrap();
+    faulty.inject(Rule::new(Fault::Twice).on(Method::Create).named("volume/"));
+    let id = make(&store, "v");
+    assert_eq!(faulty.struck(), 1);
+    assert_eq!(volume::lookup(&store, &name("v")).unwrap(), id);
+    head::latest(&store, id).unwrap();
+    let error = volume::create(&store, &name("v"), 4 * MIB, 4 * MIB).unwrap_err();
+    assert!(error.is(ErrorKind::Exists), "of another it still is: {}", error.full());
 }

@@ -96,7 +96,12 @@ pub(super) fn publish(
             continue;
         }
         let object = ObjectName::Volume(name.clone());
-        let named = committed.and_then(|_| store.control().create(&object, &encode(name, volume)));
+        let named = committed.and_then(|_| match store.control().create(&object, &encode(name, volume)) {
+            // Somebody else's, or ours: where a request may be sent twice the
+            // second answer counts.
+            Err(error) if error.is(ErrorKind::Exists) && leads_to(store, name, volume) => Ok(()),
+            other => other,
+        });
         if let Err(error) = named {
             // With an outcome that is unknown the name may yet appear; then
             // the head must be there.
@@ -117,6 +122,10 @@ pub(super) fn publish(
         ErrorKind::Unavailable,
         format!("store '{}' is being maintained all the time: try again later", store.name),
     ))
+}
+
+fn leads_to(store: &Store, name: &VolumeName, volume: Id) -> bool {
+    lookup(store, name).is_ok_and(|there| there == volume)
 }
 
 fn undo(store: &Store, volume: Id, epoch: Id) {
