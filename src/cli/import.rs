@@ -228,9 +228,18 @@ fn write(volume: &Arc<Volume>, at: u64, data: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Removes what was made, because of `error`. After an unknown outcome the
+/// blocks are left to gc: a head that names them may yet appear.
+pub(super) fn take_back(store: &Store, part: &VolumeName, error: &Error) -> Result<()> {
+    match error.kind() {
+        ErrorKind::Unknown => names::remove(store, part, false).map(drop),
+        _ => remove_all(store, part),
+    }
+}
+
 /// Removes what was made and says so.
 fn undo(store: &Store, part: &VolumeName, name: &VolumeName, error: Error) -> Error {
-    let left = match remove_all(store, part) {
+    let left = match take_back(store, part, &error) {
         Err(failed) if !failed.is(ErrorKind::NotFound) => {
             format!("what was begun could not be removed ({}): archipelago rm {part}", failed.full())
         }

@@ -108,3 +108,24 @@ fn check_interrupted() -> Result<()> {
         false => Ok(()),
     }
 }
+
+/// What the command does to a store beside calling the layers below: for tests
+/// that need no words and no output.
+#[cfg(feature = "testkit")]
+pub mod parts {
+    use super::output::Output;
+    use super::{census, import};
+    use crate::error::{Error, Result};
+    use crate::name::VolumeName;
+    use crate::store::Store;
+
+    /// What `ls` adds up.
+    pub fn take_census(store: &Store) -> Result<()> {
+        census::take(store, &Output { json: true, progress: false }, true).map(drop)
+    }
+
+    /// What `import` does with a volume that it could not fill.
+    pub fn take_back_import(store: &Store, part: &VolumeName, error: &Error) -> Result<()> {
+        import::take_back(store, part, error)
+    }
+}
