@@ -214,10 +214,14 @@ impl<'a> Scanner<'a> {
     }
 
     fn snapshots(&mut self, failed: &mut OnFailure<'_>) -> Result<()> {
+        let mut gone = Vec::new();
         for object in self.store.control().list_all(prefix::SNAPSHOTS)? {
             let ObjectName::Snapshot { volume, name, number } = &object else { continue };
             let data = match self.store.control().read_all(&object, OBJECT_BYTES_MAX) {
-                Err(error) if error.is(ErrorKind::NotFound) => continue,
+                Err(error) if error.is(ErrorKind::NotFound) => {
+                    gone.push(object);
+                    continue;
+                }
                 other => other,
             };
             match data.and_then(|data| snapshot::decode(&object, &data)) {
@@ -231,7 +235,24 @@ impl<'a> Scanner<'a> {
                 }
             }
         }
-        Ok(())
+        self.make_sure_of_removals(&gone)
+    }
+
+    /// A snapshot that is listed and cannot be found has been removed, unless
+    /// it is listed again: then nothing is known of it, and what it needs must
+    /// not be taken for garbage. Where listings lag, the marks are further
+    /// apart than that.
+    fn make_sure_of_removals(&self, gone: &[ObjectName]) -> Result<()> {
+        if gone.is_empty() || self.store.control().capabilities().list_lag_s > 0 {
+            return Ok(());
+        }
+        let there = self.store.control().list_all(prefix::SNAPSHOTS)?;
+        match gone.iter().find(|name| there.contains(name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::new(ErrorKind::Unavailable, "read")
+                .on(name)
+                .because("it is listed, and not there when it is read: try again later")),
+        }
     }
 
     fn heads(&mut self, failed: &mut OnFailure<'_>) -> Result<Read> {
