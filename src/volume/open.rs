@@ -201,6 +201,7 @@ impl Volume {
 /// Reads a volume's state and, after an unclean end, makes all of it durable
 /// and commits a head of our own, before anything is served.
 fn recover(store: &Store, name: &str, id: Id, options: &OpenOptions, clean: bool) -> Result<(Loaded, Log)> {
+    let mut tries = 0;
     loop {
         let mut loaded = match clean {
             true => load(store, id)?,
@@ -212,8 +213,12 @@ fn recover(store: &Store, name: &str, id: Id, options: &OpenOptions, clean: bool
         }
         let head = Head { number: loaded.state.head.number + 1, ..loaded.state.head.clone() };
         match head::commit(store, &head) {
-            // The last holder was faster: read what it wrote.
-            Err(error) if error.is(ErrorKind::Fenced) => continue,
+            // The last holder was faster: read what it wrote. Not for ever: a
+            // store may say so of a head that it never shows.
+            Err(error) if error.is(ErrorKind::Fenced) && tries < STALE_RETRIES => {
+                tries += 1;
+                continue;
+            }
             other => other?,
         }
         head::remove_below(store, id, head.number)?;
