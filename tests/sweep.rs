@@ -2,268 +2,93 @@
 //!
 //! What can go wrong: an error path that nobody has ever walked leaves a lock
 //! held, forgets a flushed write, believes that something was applied that was
-//! not, panics, or waits for ever. A fixed history with everything in it runs
-//! once for each call that it makes and each way in which that call can fail.
-//! Whatever the operations then say, after a crash and a reopen everything that
-//! was flushed is there, nothing foreign is, the store is sound, and the volume
-//! works. A full store is not even a reason to reopen.
+//! not, panics, or waits for ever. The places that call a backend are read
+//! from the source; stories come to each of them; and at each a call fails in
+//! every way that there is: with every kind of error, short, late, twice, and
+//! with its reply lost. Whatever the operations then say, after a crash and a
+//! reopen everything that was flushed is there, nothing foreign is, the store
+//! is sound, and the volume works. A full store is not even a reason to reopen.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 use std::sync::Arc;
 
-use archipelago::backend::faulty::{Fault, Faulty, Method, Rule};
-use archipelago::backend::memory::Memory;
-use archipelago::catalog::{clone, snapshot, volume as names};
-use archipelago::log::LogOptions;
-use archipelago::maintain::{check, gc};
-use archipelago::name::{SnapshotName, VolumeName};
-use archipelago::store::Store;
-use archipelago::volume::{find_snapshot, OpenOptions, Volume};
-use archipelago::{Error, ErrorKind, Result};
+use archipelago::backend::dir::{Dir, DirOptions};
+use archipelago::backend::faulty::{Fault, Method, Rule};
+use archipelago::backend::Backend;
+use archipelago::catalog::volume as names;
+use archipelago::cli::parts;
+use archipelago::maintain::check;
+use archipelago::volume::Volume;
+use archipelago::ErrorKind;
 
-const BLOCK: u64 = 16 << 10;
-const GRANULE: usize = 4096;
-const GRANULES: usize = 32;
+#[path = "sweep/abi.rs"]
+mod abi;
+#[path = "sweep/cover.rs"]
+mod cover;
+#[path = "sweep/device.rs"]
+mod device;
+#[path = "model/driver.rs"]
+#[allow(dead_code)]
+mod driver;
+#[path = "model/foreign.rs"]
+#[allow(dead_code)]
+mod foreign;
+#[path = "sweep/sites.rs"]
+mod sites;
+#[path = "tidy/source.rs"]
+#[allow(dead_code)]
+mod source;
+#[path = "sweep/stories.rs"]
+mod stories;
+#[path = "sweep/world.rs"]
+mod world;
 
-/// What each granule may read as: the last value that was flushed, then
-/// whatever was tried since. `true`: the write said that it was done.
-type Model = Vec<Vec<(u8, bool)>>;
+use sites::Finder;
+use world::{name, options, snap, verify, World, BLOCK};
 
-struct World {
-    store: Store,
-    volume: Arc<Volume>,
-    model: Model,
-    snapshots: Vec<(SnapshotName, Model)>,
-    clones: Vec<(VolumeName, Model)>,
-    errors: Vec<Error>,
-    tag: u8,
-}
+/// Places that no story can come to: path, function, what is called, and why.
+const OUT_OF_REACH: &[(&str, &str, &str, &str)] =
+    &[("volume/zero.rs", "give_up_name", "delete", "only a planted fault comes here")];
 
-fn name(text: &str) -> VolumeName {
-    VolumeName::new(text).unwrap()
-}
-
-fn snap(text: &str) -> SnapshotName {
-    SnapshotName::new(text).unwrap()
-}
-
-fn options() -> OpenOptions {
-    OpenOptions {
-        log: LogOptions { segment_bytes: 64 << 10, first_segment_bytes: 32 << 10, batch_bytes_max: 32 << 10 },
-        log_limit_bytes: 256 << 10,
-        ..OpenOptions::default()
-    }
-}
-
-impl World {
-    fn new(faulty: &Faulty) -> World {
-        let store = Store::init("test", Arc::new(faulty.clone()), BLOCK).unwrap();
-        names::create(&store, &name("v"), (GRANULES * GRANULE) as u64, BLOCK).unwrap();
-        let volume = Volume::open(&store, &name("v"), &options()).unwrap();
-        let model = vec![vec![(0, true)]; GRANULES];
-        World { store, volume, model, snapshots: Vec::new(), clones: Vec::new(), errors: Vec::new(), tag: 0 }
-    }
-
-    fn note(&mut self, result: Result<()>) -> bool {
-        match result {
-            Ok(()) => true,
-            Err(error) => {
-                self.errors.push(error);
-                false
-            }
-        }
-    }
-
-    fn write(&mut self, first: usize, count: usize) {
-        self.tag += 1;
-        let data = vec![self.tag; count * GRANULE];
-        let result = self.volume.write_at((first * GRANULE) as u64, &data);
-        self.tried(first, count, self.tag, result);
-    }
-
-    fn zero(&mut self, first: usize, count: usize) {
-        let result = self.volume.write_zeroes((first * GRANULE) as u64, (count * GRANULE) as u64);
-        self.tried(first, count, 0, result);
-    }
-
-    fn tried(&mut self, first: usize, count: usize, tag: u8, result: Result<()>) {
-        let done = self.note(result);
-        self.model[first..first + count].iter_mut().for_each(|granule| granule.push((tag, done)));
-    }
-
-    /// What was done before is what the granules are, or what was tried later.
-    fn settle_model(&mut self) {
-        for granule in &mut self.model {
-            let last = granule.iter().rposition(|(_, done)| *done).unwrap_or(0);
-            granule.drain(..last);
-        }
-    }
-
-    fn flush(&mut self) {
-        let result = self.volume.flush();
-        if self.note(result) {
-            self.settle_model();
-        }
-    }
-
-    fn snapshot(&mut self, text: &str) {
-        let result = self.volume.snapshot(&snap(text));
-        if self.note(result) {
-            self.settle_model();
-            self.snapshots.push((snap(text), self.model.clone()));
-        }
-    }
-
-    fn rollback(&mut self, text: &str) {
-        let result = self.volume.rollback(&snap(text));
-        let done = self.note(result);
-        let Some((_, then)) = self.snapshots.iter().find(|(name, _)| name.as_str() == text) else { return };
-        for (granule, then) in self.model.iter_mut().zip(then) {
-            match done {
-                true => granule.clone_from(then),
-                false => granule.extend(then.iter().map(|(tag, _)| (*tag, false))),
-            }
-        }
-    }
-
-    fn clone_of(&mut self, text: &str, to: &str) {
-        let made = snapshot::find(&self.store, self.volume.id, &snap(text))
-            .and_then(|source| clone::clone(&self.store, &source, &name(to), None).map(drop));
-        let then = self.snapshots.iter().find(|(name, _)| name.as_str() == text);
-        let then = then.map(|(_, then)| then.clone());
-        if let (true, Some(then)) = (self.note(made), then) {
-            self.clones.push((name(to), then));
-        }
-    }
-
-    /// Everything, in an order that makes each find something to do.
-    fn run(&mut self) {
-        self.write(0, 4);
-        self.write(5, 1);
-        self.flush();
-        self.snapshot("a");
-        self.write(1, 1);
-        self.write(5, 2);
-        self.flush();
-        let worked = self.volume.publish_all();
-        self.note(worked);
-        self.write(8, 8);
-        self.zero(12, 4);
-        self.write(2, 1);
-        let settled = self.volume.settle_all();
-        self.note(settled);
-        self.write(2, 1);
-        self.flush();
-        self.clone_of("a", "c");
-        self.snapshot("b");
-        self.zero(0, 4);
-        self.write(20, 3);
-        let collected = gc::run(&self.store, &gc::GcOptions::default(), &mut |_| {}).map(drop);
-        self.note(collected);
-        self.flush();
-        self.rollback("a");
-        self.write(3, 1);
-        self.flush();
-        let worked = self.volume.work(true).map(drop);
-        self.note(worked);
-    }
-}
-
-fn assert_allowed(volume: &Volume, model: &Model, what: &str) {
-    let mut data = vec![0; GRANULES * GRANULE];
-    volume.read_at(0, &mut data).unwrap_or_else(|error| panic!("{what}: {}", error.full()));
-    for (at, (granule, allowed)) in data.chunks_exact(GRANULE).zip(model).enumerate() {
-        for sector in granule.chunks_exact(512) {
-            assert!(sector.iter().all(|byte| *byte == sector[0]), "{what}: granule {at}: a torn sector");
-            let known = allowed.iter().any(|(tag, _)| *tag == sector[0]);
-            assert!(known, "{what}: granule {at} is {}, not one of {allowed:?}", sector[0]);
-        }
-    }
-}
-
-fn verify(faulty: &Faulty, world: World, what: &str) {
-    for error in &world.errors {
-        assert!(!error.is(ErrorKind::Corrupt), "{what}: {}", error.full());
-    }
-    faulty.clear();
-    world.volume.abandon();
-    let World { store, model, snapshots, clones, .. } = world;
-    let volume = Volume::open(&store, &name("v"), &options())
-        .unwrap_or_else(|error| panic!("{what}: reopen: {}", error.full()));
-    assert_allowed(&volume, &model, what);
-    volume.publish_all().unwrap();
-    for (snapshot, then) in &snapshots {
-        find_snapshot(&store, &name("v"), volume.id, snapshot).unwrap();
-        let opened = Volume::open_snapshot(&store, &name("v"), snapshot).unwrap();
-        assert_allowed(&opened, then, &format!("{what}: snapshot {snapshot}"));
-    }
-    for (clone, then) in &clones {
-        let opened = Volume::open(&store, clone, &options()).unwrap();
-        assert_allowed(&opened, then, &format!("{what}: clone {clone}"));
-        opened.close().unwrap();
-    }
-    volume.write_at(0, &[200; GRANULE]).unwrap();
-    volume.settle_all().unwrap();
-    volume.close().unwrap();
-    let report = check::run(&store, &check::CheckOptions::default(), &mut |_| {}).unwrap();
-    assert!(report.is_sound(), "{what}: {:?}", report.problems);
-}
-
-fn calls() -> u64 {
-    let faulty = Faulty::new(Arc::new(Memory::new()));
-    let mut world = World::new(&faulty);
-    faulty.reset_counts();
-    world.run();
-    assert!(world.errors.is_empty(), "{:?}", world.errors);
-    let calls = faulty.calls_total();
-    verify(&faulty, world, "without a fault");
-    calls
+/// Places that only the threads of a device come to.
+fn is_of_device(site: &sites::Site) -> bool {
+    site.path.starts_with("io/") || site.name.starts_with("submit_")
 }
 
 #[test]
-fn every_call_fails_in_every_way_and_nothing_flushed_is_lost() {
-    let faults = [
-        Fault::Fail(ErrorKind::Unavailable),
-        Fault::Fail(ErrorKind::NoSpace),
-        Fault::Fail(ErrorKind::Unknown),
-        Fault::FailAfterApplying,
-    ];
-    let (calls, mut runs, mut struck) = (calls(), 0u64, 0u64);
-    for number in 0..calls {
-        for fault in &faults {
-            let faulty = Faulty::new(Arc::new(Memory::new()));
-            let mut world = World::new(&faulty);
-            faulty.fail_nth(number, fault.clone());
-            world.run();
-            struck += faulty.struck();
-            drop(faulty.settle_late());
-            verify(&faulty, world, &format!("call {number} fails with {fault:?}"));
-            runs += 1;
+fn every_place_that_calls_a_backend_meets_every_fault() {
+    let finder = Finder::new();
+    let swept = cover::sweep(&finder, std::env::var_os("ARCHIPELAGO_SWEEP_ALL").is_some());
+    let (mut covered, mut runs) = (swept.covered.clone(), swept.runs);
+    for (site, method) in device::places(&finder) {
+        if is_of_device(&finder.sites()[site]) {
+            runs += device::sweep(&finder, site, method);
         }
+        covered.insert(site);
     }
-    println!("{calls} calls, {runs} runs, {struck} faults struck");
-    assert!(struck * 10 > runs * 9, "most faults never struck: {struck} of {runs}");
-}
-
-/// A call that is reported as failed and takes effect after everything else.
-/// Not so for writes into blocks: that a store may do that to its own client
-/// is for `docs/design.md`.
-#[test]
-fn what_takes_effect_late_changes_nothing() {
-    for kind in ["log/", "head/", "map/", "snapshot/", "epoch/", "lease/", "maintenance/", "volume/"] {
-        for number in 0.. {
-            let faulty = Faulty::new(Arc::new(Memory::new()));
-            let mut world = World::new(&faulty);
-            faulty.inject(Rule::new(Fault::ApplyLate).named(kind).after(number));
-            world.run();
-            if faulty.struck() == 0 {
-                break;
-            }
-            drop(faulty.settle_late());
-            verify(&faulty, world, &format!("call {number} on {kind} takes effect late"));
-        }
-    }
+    let sites = finder.sites();
+    let missing: Vec<_> = (0..sites.len()).filter(|index| !covered.contains(index)).collect();
+    let excused = |index: usize| {
+        let site = &sites[index];
+        OUT_OF_REACH.iter().any(|(path, function, name, _)| {
+            (*path, *function, *name) == (site.path.as_str(), site.function.as_str(), site.name)
+        })
+    };
+    let left_out = missing.iter().filter(|index| excused(**index)).count();
+    println!(
+        "{} of {} places ({:.1} %), {left_out} out of reach; {} calls, {runs} runs, {} failures",
+        covered.len(),
+        sites.len() - left_out,
+        100.0 * covered.len() as f64 / (sites.len() - left_out) as f64,
+        swept.calls,
+        swept.failures.len()
+    );
+    swept.failures.iter().for_each(|failure| println!("{failure}"));
+    assert!(swept.failures.is_empty(), "{} runs failed", swept.failures.len());
+    assert_eq!(left_out, OUT_OF_REACH.len(), "a place that is out of reach is gone, or is reached after all");
+    let missing: Vec<_> = missing.into_iter().filter(|index| !excused(*index)).map(|i| &sites[i]).collect();
+    assert!(missing.is_empty(), "no story comes to {missing:?}");
 }
 
 #[test]
@@ -271,35 +96,175 @@ fn a_full_store_stops_nobody_once_there_is_room() {
     // A log segment has its room when it is made, but not everywhere.
     let not_applied = Fault::Fail(ErrorKind::NoSpace);
     let applied = Fault::FailApplied(ErrorKind::NoSpace);
+    let story = &stories::all()[0];
     for (method, kind, fault, times) in [
         (Method::Create, "", &not_applied, 3),
         (Method::CreateSparse, "", &not_applied, 3),
         (Method::Write, "block/", &not_applied, 3),
         (Method::Write, "log/", &not_applied, 3),
         (Method::Write, "block/", &applied, 3),
+        (Method::Write, "block/", &Fault::Short(ErrorKind::NoSpace), 3),
         // The second would be what clears the batch.
         (Method::Write, "log/", &applied, 1),
+        (Method::Write, "log/", &Fault::Short(ErrorKind::NoSpace), 1),
     ] {
         for number in 0.. {
-            let faulty = Faulty::new(Arc::new(Memory::new()));
-            let mut world = World::new(&faulty);
+            let mut world = World::new(0, false);
             let full = Rule::new(fault.clone()).on(method).named(kind);
-            faulty.inject(full.after(number).times(times));
-            world.run();
+            world.faulty.inject(full.after(number).times(times));
+            (story.run)(&mut world);
             let what = format!("{method:?} {number} of {kind} finds the store full: {fault:?}");
-            if faulty.struck() == 0 {
+            if world.faulty.struck() == 0 {
                 break;
             }
             for error in &world.errors {
                 let fits = error.is(ErrorKind::NoSpace) || error.is(ErrorKind::NotFound);
                 assert!(fits || error.is(ErrorKind::Exists), "{what}: {}", error.full());
             }
-            faulty.clear();
-            world.write(30, 1);
-            world.flush();
-            let last = world.model[30].last();
-            assert_eq!(last.map(|(_, done)| *done), Some(true), "{what}: it does not go on");
-            verify(&faulty, world, &what);
+            world.faulty.clear();
+            if !world.is_over() {
+                world.write(30, 1);
+                world.flush();
+                let last = world.model[30].last();
+                assert_eq!(last.map(|(_, done)| *done), Some(true), "{what}: it does not go on");
+            }
+            verify(world, &what, true);
         }
     }
+}
+
+#[test]
+fn a_failed_sync_poisons_its_volume_and_no_other() {
+    for kind in cover::KINDS {
+        for (named, recorded) in [("block/", false), ("block/", true), ("log/", false)] {
+            let what = format!("{kind:?} at a sync of {named}, recorded {recorded}");
+            let mut world = World::new(0, false);
+            names::create(&world.store, &name("x"), 4 * BLOCK, BLOCK).unwrap();
+            let other = Volume::open(&world.store, &name("x"), &options()).unwrap();
+            world.write(0, 4);
+            if recorded {
+                world.flush();
+                world.write(0, 1);
+            }
+            world.faulty.inject(Rule::new(Fault::Fail(kind)).on(Method::Sync).named(named));
+            world.flush();
+            assert_eq!(world.errors.len(), 1, "{what}");
+            let volume = Arc::clone(&world.volume);
+            for (index, result) in [
+                volume.write_at(0, &[1; 512]),
+                volume.write_zeroes(0, BLOCK),
+                volume.flush(),
+                volume.snapshot(&snap("no")),
+                volume.rollback(&snap("no")),
+                volume.resize(64 * BLOCK, false),
+                volume.check_alive(),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let errno = result.err().map(|error| error.kind().errno());
+                assert_eq!(errno, Some(libc::EIO), "{what}: request {index}");
+            }
+            other.write_at(0, &[1; 4096]).and_then(|()| other.flush()).unwrap();
+            other.close().unwrap();
+            verify(world, &what, true);
+        }
+    }
+}
+
+/// The real thing past the page cache: requests are in flight on an io_uring
+/// when the store is full, in the log or under what is being settled.
+#[test]
+fn a_full_directory_goes_on_on_its_data_path() {
+    let options = DirOptions { direct: true, ..DirOptions::default() };
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let number = std::cell::Cell::new(0);
+    let make = || {
+        number.set(number.get() + 1);
+        let path = folder.path().join(number.get().to_string());
+        World::over(Arc::new(Dir::create(&path, options.clone()).unwrap()), true)
+    };
+    let native = Dir::create(&folder.path().join("0"), options.clone()).unwrap().data_path();
+    if native.is_none_or(|path| path.alignment_bytes() < 2) {
+        println!("no file is past the page cache here: the sweep's own data path is all there is");
+        return;
+    }
+    let kinds = [ErrorKind::NoSpace, ErrorKind::Unavailable, ErrorKind::Unknown];
+    let mut faults: Vec<Fault> = kinds.map(Fault::Fail).to_vec();
+    faults.extend(kinds.map(Fault::Short));
+    faults.extend(kinds.map(Fault::FailApplied));
+    let finder = Finder::new();
+    let mut places = 0;
+    for (site, method) in device::places(&finder) {
+        if finder.sites()[site].name == "submit_write" {
+            device::strike(&finder, site, method, &faults, &make);
+            places += 1;
+        }
+    }
+    assert_eq!(places, 3, "guest data, the log, what is settled");
+}
+
+/// An import fails because the outcome of its last head is unknown, and the
+/// head appears when the volume is gone.
+#[test]
+fn an_import_of_unknown_outcome_leaves_no_head_without_blocks() {
+    let world = World::new(0, false);
+    names::create(&world.store, &name("p"), 4 * BLOCK, BLOCK).unwrap();
+    let opened = Volume::open(&world.store, &name("p"), &options()).unwrap();
+    opened.write_at(0, &[1; 4096]).and_then(|()| opened.flush()).unwrap();
+    world.faulty.inject(Rule::new(Fault::ApplyLate).on(Method::Create).named("head/"));
+    let error = opened.close().unwrap_err();
+    assert!(error.is(ErrorKind::Unknown), "{}", error.full());
+    parts::take_back_import(&world.store, &name("p"), &error).unwrap();
+    world.faulty.settle_late().into_iter().for_each(|late| late.unwrap());
+    let report = check::run(&world.store, &check::CheckOptions::default(), &mut |_| {}).unwrap();
+    assert_eq!(report.damage().count(), 0, "{:?}", report.problems);
+    verify(world, "after the import", true);
+}
+
+/// What reads the source must notice what is new in it.
+#[test]
+fn a_call_of_something_unknown_is_not_passed_over() {
+    let sites = |text: &str| sites::sites_of(&source::Source::new("volume/new.rs", text));
+    let known =
+        "fn look(&self) {\n    let found = self.store\n        .blocks()\n        .stat(&name)?;\n}\n";
+    let known = sites(known).unwrap();
+    assert_eq!((known.len(), known[0].line, known[0].function.as_str()), (1, 4, "look"));
+    assert!(sites("fn look(&self) {\n    self.newcomer.stat(&name)?;\n}\n").is_err());
+    let other = "fn look() {\n    let held = self.newcomer.lock();\n    // store.blocks().stat(&name)\n}\n";
+    assert!(sites(other).unwrap().is_empty());
+}
+
+/// A store says of a head that it is taken, and never shows it.
+#[test]
+fn an_opening_that_loses_every_head_ends() {
+    let mut world = World::new(0, false);
+    world.write(0, 4);
+    world.flush();
+    world.volume.abandon();
+    let taken = Rule::new(Fault::Fail(ErrorKind::Exists)).on(Method::Create).named("head/");
+    world.faulty.inject(taken.times(u64::MAX));
+    let error = Volume::open(&world.store, &name("v"), &options()).unwrap_err();
+    assert!(error.is(ErrorKind::Fenced), "{}", error.full());
+    verify(world, "after it ended", true);
+}
+
+/// A snapshot is listed, and cannot be found when it is read: it may be there.
+#[test]
+fn a_snapshot_that_cannot_be_found_stops_gc() {
+    let mut world = World::new(0, false);
+    world.write(0, 4);
+    world.snapshot("a");
+    world.act(|world| world.volume.publish_all());
+    world.write(0, 4);
+    world.act(|world| world.volume.settle_all());
+    for method in [Method::Stat, Method::Read] {
+        let gone = Rule::new(Fault::Fail(ErrorKind::NotFound)).on(method).named("snapshot/");
+        world.faulty.inject(gone.times(u64::MAX));
+        let error = world::collect(&world.store).unwrap_err();
+        assert!(error.is(ErrorKind::Unavailable), "{}", error.full());
+        world.faulty.clear();
+    }
+    assert!(world.errors.is_empty(), "{:?}", world.errors);
+    verify(world, "after gc has stopped", true);
 }

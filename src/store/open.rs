@@ -29,9 +29,19 @@ fn shared() -> &'static Mutex<HashMap<Key, Weak<Dir>>> {
     SHARED.get_or_init(Mutex::default)
 }
 
-fn memories() -> &'static Mutex<HashMap<String, Memory>> {
-    static MEMORIES: OnceLock<Mutex<HashMap<String, Memory>>> = OnceLock::new();
+fn memories() -> &'static Mutex<HashMap<String, Arc<dyn Backend>>> {
+    static MEMORIES: OnceLock<Mutex<HashMap<String, Arc<dyn Backend>>>> = OnceLock::new();
     MEMORIES.get_or_init(Mutex::default)
+}
+
+/// From here on `memory:NAME` is this backend; `None`: no more.
+#[cfg(feature = "testkit")]
+pub fn stand_in(name: &str, backend: Option<Arc<dyn Backend>>) {
+    let mut memories = memories().lock();
+    match backend {
+        Some(backend) => memories.insert(name.to_owned(), backend),
+        None => memories.remove(name),
+    };
 }
 
 /// Opens the store that is configured as `name`, or the default one.
@@ -105,8 +115,9 @@ fn init(wanted: &StoreConfig, direct: bool, block_bytes: Option<u64>) -> Result<
 fn open_backend(wanted: &StoreConfig, direct: bool) -> Result<Arc<dyn Backend>> {
     let path = match &wanted.place {
         Place::Memory(name) => {
-            let memory = memories().lock().entry(name.clone()).or_default().clone();
-            return Ok(Arc::new(memory));
+            let mut memories = memories().lock();
+            let memory = memories.entry(name.clone()).or_insert_with(|| Arc::new(Memory::new()));
+            return Ok(Arc::clone(memory));
         }
         Place::Dir(path) => path,
     };

@@ -163,7 +163,7 @@ impl Foreign {
         Foreign::on(folder, &format!("dir:{}", folder.join("store").display()))
     }
 
-    fn on(folder: &Path, url: &str) -> Foreign {
+    pub fn on(folder: &Path, url: &str) -> Foreign {
         let path = folder.join("archipelago.toml");
         let text = format!("[stores.main]\nurl = '{url}'\nblock_size = {BLOCK}\nlog_limit = '16M'\n");
         std::fs::write(&path, text).unwrap();

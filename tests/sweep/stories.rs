@@ -1,0 +1,319 @@
+//! What is done while a call fails: together these histories come to every
+//! place that calls a backend.
+
+use archipelago::backend::faulty::{Fault, Method, Rule};
+use archipelago::backend::BackendExt;
+use archipelago::catalog::identity::Identity;
+use archipelago::catalog::{lease, maintenance, snapshot, volume as names};
+use archipelago::cli::parts;
+use archipelago::maintain::{check, usage};
+use archipelago::name::{prefix, Id, ObjectName};
+use archipelago::store::{encoded, Store};
+use archipelago::volume::{OpenOptions, Volume};
+use archipelago::{Error, ErrorKind};
+
+use super::world::{name, options, snap, World, BLOCK};
+
+pub struct Story {
+    pub name: &'static str,
+    pub list_lag_s: u32,
+    pub data_path: bool,
+    /// Before anything fails.
+    pub before: fn(&mut World),
+    pub run: fn(&mut World),
+    /// Some of what it does fails without any further fault.
+    pub fails: bool,
+    /// It removes what it made, and collects it.
+    pub removes: bool,
+}
+
+const PLAIN: Story = Story {
+    name: "",
+    list_lag_s: 0,
+    data_path: false,
+    before: |_| {},
+    run: |_| {},
+    fails: false,
+    removes: false,
+};
+
+pub fn all() -> Vec<Story> {
+    vec![
+        Story { name: "everything on a volume", run: everything, ..PLAIN },
+        Story { name: "the same on a data path", run: everything, data_path: true, ..PLAIN },
+        Story { name: "the same where listings lag", run: everything, list_lag_s: 1, ..PLAIN },
+        Story { name: "names and leases", run: catalog, removes: true, ..PLAIN },
+        Story { name: "names where listings lag", run: catalog, list_lag_s: 1, removes: true, ..PLAIN },
+        Story { name: "what a crash left", before: crash, run: recover, ..PLAIN },
+        Story { name: "a removal to finish", before: interrupt_removal, run: clean_up, ..PLAIN },
+        Story { name: "a damaged name", run: clean_up_damaged, fails: true, ..PLAIN },
+        Story { name: "a hidden snapshot", before: publish, run: hide_snapshot, fails: true, ..PLAIN },
+        Story { name: "damage", before: lose_block, run: look_at_damage, fails: true, ..PLAIN },
+        Story { name: "a store is made", before: unmake, run: make_store, ..PLAIN },
+        Story { name: "the log's store is full", before: fill_log, run: everything, fails: true, ..PLAIN },
+        Story { name: "gc on a full store", before: make_garbage, run: clean_up_full, fails: true, ..PLAIN },
+        Story { name: "a head of unknown outcome", before: lose_replies, run: everything, ..PLAIN },
+        Story { name: "gc meanwhile", before: begin_gc, run: catalog, removes: true, fails: true, ..PLAIN },
+        Story { name: "a number below others", before: overtake, run: clean_up, fails: true, ..PLAIN },
+        Story { name: "an import taken back", run: take_back, ..PLAIN },
+    ]
+}
+
+/// In an order that makes each find something to do.
+fn everything(world: &mut World) {
+    world.write(0, 4);
+    world.write(5, 1);
+    world.flush();
+    world.snapshot("a");
+    world.write(1, 1);
+    world.write(5, 2);
+    world.flush();
+    world.act(|world| world.volume.publish_all());
+    world.write(8, 8);
+    world.zero(12, 4);
+    world.write(2, 1);
+    world.read();
+    world.act(|world| world.volume.block_status(0, 32 * 4096).map(drop));
+    world.act(|world| world.volume.settle_all());
+    world.write(2, 1);
+    world.flush();
+    world.clone_of("a", "c");
+    world.snapshot("b");
+    world.zero(0, 4);
+    world.zero(6, 1);
+    world.zero(9, 1);
+    world.write(20, 3);
+    world.read();
+    world.gc();
+    world.flush();
+    world.rollback("a");
+    world.write(3, 1);
+    world.flush();
+    world.zero(1, 1);
+    world.act(|world| world.volume.work(true));
+    world.act(|world| world.volume.settle_all());
+    world.crash_and_open();
+    world.write(7, 2);
+    world.read();
+    world.flush();
+}
+
+fn check(store: &Store) -> archipelago::Result<()> {
+    check::run(store, &check::CheckOptions::default(), &mut |_| {}).map(drop)
+}
+
+fn catalog(world: &mut World) {
+    world.write(0, 4);
+    world.snapshot("a");
+    world.act(|world| world.volume.publish_all());
+    world.act(|world| names::create(&world.store, &name("x"), 4 * BLOCK, BLOCK));
+    world.act(|world| names::rename(&world.store, &name("x"), &name("y")));
+    world.act(|world| {
+        let opened = Volume::open(&world.store, &name("y"), &options())?;
+        let worked = opened.write_at(0, &[1; 4096]).and_then(|()| opened.snapshot(&snap("s")));
+        opened.close().and(worked)
+    });
+    world.act(|world| Volume::open(&world.store, &name("y"), &OpenOptions::read_only()).map(drop));
+    world.act(|world| Volume::open_snapshot(&world.store, &name("y"), &snap("s")).map(drop));
+    world.act(|world| snapshot::list_all(&world.store));
+    world.act(|world| {
+        let opened = Volume::open(&world.store, &name("y"), &options())?;
+        opened.abandon();
+        lease::show(&world.store, opened.id)?;
+        lease::break_lease(&world.store, opened.id, "y", "somebody")
+    });
+    // Another name, as an interrupted rename leaves it: only the name goes.
+    world.act(|world| {
+        let data = world.plain.read_all(&ObjectName::Volume(name("y")), 4096)?;
+        names::rename(&world.store, &name("y"), &name("z"))?;
+        world.plain.create(&ObjectName::Volume(name("y")), &data)
+    });
+    world.act(|world| names::remove(&world.store, &name("y"), true));
+    world.clone_of("a", "c");
+    world.act(|world| check(&world.store));
+    world.act(|world| usage::run(&world.store, &mut |_| {}));
+    world.act(|world| parts::take_census(&world.store));
+    world.act(|world| names::list(&world.store));
+    world.act(|world| names::remove(&world.store, &name("z"), true));
+    world.act(|world| Store::open("again", std::sync::Arc::new(world.faulty.clone())));
+    world.gc();
+    world.gc();
+}
+
+/// A log with a long first batch, one segment made ahead, blocks in place.
+fn crash(world: &mut World) {
+    world.write(0, 32);
+    world.snapshot("a");
+    world.act(|world| world.volume.publish_all());
+    world.write(0, 3);
+    world.write(9, 1);
+    world.flush();
+    world.act(|world| world.volume.prepare_log());
+    world.write(13, 2);
+}
+
+fn recover(world: &mut World) {
+    world.crash_and_open();
+    world.read();
+    world.write(4, 1);
+    world.flush();
+    world.act(|world| world.volume.settle_all());
+    world.act(|world| world.volume.snapshots());
+    world.crash_and_open();
+    world.act(|world| world.volume.remove_snapshot(&snap("a")));
+    world.snapshots.clear();
+    world.gc();
+}
+
+/// A volume without a name, and a name that cannot be read.
+fn interrupt_removal(world: &mut World) {
+    let id = names::create(&world.store, &name("x"), 4 * BLOCK, BLOCK).unwrap();
+    let opened = Volume::open(&world.store, &name("x"), &options()).unwrap();
+    opened.write_at(0, &[1; 4096]).unwrap();
+    opened.close().unwrap();
+    world.gc();
+    world.gc();
+    world.plain.delete(&ObjectName::Volume(name("x"))).unwrap();
+    assert!(names::name_of(&world.store, &name("x"), id).is_err());
+    // And what is left of another, whose heads are gone already.
+    world.plain.create(&ObjectName::Segment { volume: Id(99), number: 1 }, &[0; 8192]).unwrap();
+}
+
+fn clean_up(world: &mut World) {
+    world.write(0, 4);
+    world.gc();
+    world.gc();
+    world.act(|world| check(&world.store));
+}
+
+/// A name that cannot be read: what has no name is not known then.
+fn clean_up_damaged(world: &mut World) {
+    let damaged = ObjectName::Volume(name("damaged"));
+    world.plain.create(&damaged, b"no name").unwrap();
+    clean_up(world);
+    world.plain.delete(&damaged).unwrap();
+    world.gc();
+}
+
+fn fill_log(world: &mut World) {
+    let full = Rule::new(Fault::FailApplied(ErrorKind::NoSpace)).on(Method::Write).named("log/");
+    world.faulty.inject(full.after(2));
+}
+
+fn make_garbage(world: &mut World) {
+    crash(world);
+    world.act(|world| world.volume.settle_all());
+    // Leases that were followed by others, and log before the head's.
+    let held = world.plain.list_all(prefix::LEASES).unwrap();
+    let Some(ObjectName::Lease { volume, number }) = held.last().cloned() else { panic!("{held:?}") };
+    let data = world.plain.read_all(&ObjectName::Lease { volume, number }, 65_536).unwrap();
+    world.crash_and_open();
+    drop(world.plain.create(&ObjectName::Lease { volume, number }, &data));
+}
+
+fn clean_up_full(world: &mut World) {
+    let full = Rule::new(Fault::Fail(ErrorKind::NoSpace)).on(Method::Create).named("maintenance/");
+    world.faulty.inject(full);
+    world.gc();
+    world.gc();
+}
+
+fn lose_replies(world: &mut World) {
+    for prefix in ["head/", "lease/", "maintenance/", "snapshot/"] {
+        let lost = Rule::new(Fault::FailAfterApplying).on(Method::Create).named(prefix);
+        world.faulty.inject(lost);
+    }
+}
+
+fn next_generation(world: &World, by: u64) -> ObjectName {
+    ObjectName::Maintenance(maintenance::generation(&world.store).unwrap() + by)
+}
+
+fn maintained(number: &ObjectName) -> Vec<u8> {
+    let ObjectName::Maintenance(number) = number else { panic!("{number}") };
+    maintenance::encoded(*number, &Identity::of_this_process(), 0, Id(7))
+}
+
+/// A collection begins when a volume's name is made, and again when its head
+/// is.
+fn begin_gc(world: &mut World) {
+    for prefix in ["volume/", "head/"] {
+        let by = if prefix == "head/" { 1 } else { 2 };
+        let (memory, next) = (world.plain.clone(), next_generation(world, by));
+        let begins = Rule::new(Fault::Twice).on(Method::Create).named(prefix).times(0);
+        world.faulty.inject(begins.when(move |_, _| {
+            drop(memory.create(&next, &maintained(&next)));
+            false
+        }));
+    }
+}
+
+/// Somebody who slept makes a number that is below what there is by now.
+fn overtake(world: &mut World) {
+    let (memory, next) = (world.plain.clone(), next_generation(world, 5));
+    let slept = Rule::new(Fault::Twice).on(Method::Create).named("maintenance/").times(0);
+    world.faulty.inject(slept.when(move |_, _| {
+        drop(memory.create(&next, &maintained(&next)));
+        false
+    }));
+}
+
+fn take_back(world: &mut World) {
+    world.write(0, 4);
+    world.act(|world| names::create(&world.store, &name("p"), 4 * BLOCK, BLOCK));
+    world.act(|world| {
+        let opened = Volume::open(&world.store, &name("p"), &options())?;
+        let written = opened.write_at(0, &[1; 4096]).and_then(|()| opened.flush());
+        opened.close().and(written)
+    });
+    world.act(|world| {
+        let why = world.errors.last().map_or(ErrorKind::Unavailable, |error| error.kind());
+        parts::take_back_import(&world.store, &name("p"), &Error::new(why, "import"))
+    });
+    world.act(|world| parts::take_census(&world.store));
+    world.flush();
+}
+
+/// A block of another volume is gone.
+fn lose_block(world: &mut World) {
+    names::create(&world.store, &name("x"), 4 * BLOCK, BLOCK).unwrap();
+    let opened = Volume::open(&world.store, &name("x"), &options()).unwrap();
+    opened.write_at(0, &[1; 4096]).unwrap();
+    opened.close().unwrap();
+    let blocks = world.plain.list_all(prefix::BLOCKS).unwrap();
+    blocks.iter().for_each(|block| world.plain.delete(block).unwrap());
+}
+
+fn look_at_damage(world: &mut World) {
+    world.act(|world| check(&world.store));
+    names::remove(&world.quiet, &name("x"), false).unwrap();
+}
+
+fn unmake(world: &mut World) {
+    world.plain.delete(&ObjectName::Store).unwrap();
+}
+
+fn make_store(world: &mut World) {
+    let faulty = std::sync::Arc::new(world.faulty.clone());
+    world.act(|_| Store::init("new", faulty.clone(), BLOCK));
+    world.act(|_| Store::open("new", faulty));
+    // Back to what the volume is in.
+    world.plain.delete(&ObjectName::Store).unwrap_or_default();
+    world.plain.create(&ObjectName::Store, &encoded(world.store.id, BLOCK)).unwrap();
+    world.write(0, 4);
+    world.flush();
+}
+
+fn publish(world: &mut World) {
+    world.write(0, 4);
+    world.snapshot("a");
+    world.act(|world| world.volume.publish_all());
+    world.write(0, 4);
+}
+
+/// It is listed, and not there when it is read.
+fn hide_snapshot(world: &mut World) {
+    let hidden = Rule::new(Fault::Fail(ErrorKind::NotFound)).on(Method::Stat).named("snapshot/");
+    world.faulty.inject(hidden.times(u64::MAX));
+    world.gc();
+}
