@@ -91,8 +91,12 @@ impl std::fmt::Debug for Draft {
     }
 }
 
+/// A piece may get a batch of its own; records without data share one.
 fn queued_bytes_of(draft: &Draft) -> u64 {
-    draft.data.as_ref().map_or(0, |data| data.len() as u64) + format::ALIGN_BYTES
+    match &draft.data {
+        Some(data) => data.len() as u64 + format::ALIGN_BYTES,
+        None => batch::room_of(draft) as u64,
+    }
 }
 
 /// The growing end of a volume's log.
