@@ -211,8 +211,8 @@ fn segment(number: u64, start: u64, opening: Record, size: usize) -> Vec<u8> {
     for (byte, records) in
         [(1, records), (2, some_records(GRANULES).split_off(8)), (3, some_records(4).split_off(3))]
     {
-        let at = start + data.len() as u64;
-        data.extend(batch(&seed, at, start.max(at - ALIGN as u64), records, byte));
+        let at = start.wrapping_add(data.len() as u64);
+        data.extend(batch(&seed, at, start.max(at.wrapping_sub(ALIGN as u64)), records, byte));
     }
     data.resize(size.max(data.len()), 0);
     data
