@@ -126,6 +126,28 @@ fn what_was_made_after_a_rollback_is_not_made_again() {
     assert_next_is_above(&store, &volume, used, "after a rollback").close().unwrap();
 }
 
+/// The last head says that numbers up to some are used, and cannot be loaded:
+/// the one before it counts, which does not know that.
+#[test]
+fn a_number_that_only_an_unfinished_head_knows_is_not_used_again() {
+    let store = shared(Arc::new(Memory::new()));
+    let volume = open(&store, "v");
+    volume.write_at(512, &DATA).unwrap();
+    volume.flush().unwrap();
+    let there = segments(&store, &volume).pop().unwrap();
+    volume.abandon();
+    let mut last = head::latest(&store, volume.id).unwrap();
+    last.number += 1;
+    last.log.segment = there + 8;
+    last.root.page = crate::name::Id(7);
+    head::commit(&store, &last).unwrap();
+    let volume = assert_next_is_above(&store, &volume, there + 7, "an unfinished head");
+    let mut data = [0; 512];
+    volume.read_at(512, &mut data).unwrap();
+    assert_eq!(data, DATA, "and nothing is lost");
+    volume.close().unwrap();
+}
+
 /// A store whose listings of segments are those of an earlier time.
 #[derive(Debug)]
 struct Lagging {

@@ -54,3 +54,27 @@ fn a_failed_write_does_not_show_after_a_clean_close() {
     let epoch = open(&store, "v").state.lock().epoch();
     assert_eq!(epoch, volume.state.lock().epoch());
 }
+
+/// A write into a block whose own object is not to be trusted is logged,
+/// although the block is one of zeroes. Then a cut is taken, and that piece
+/// belongs to the snapshot: zeroes that come later must be written all the
+/// same, or the piece would show through.
+#[test]
+fn zeroes_over_what_a_pending_cut_has_logged_are_written() {
+    let (faulty, store) = full_store();
+    let volume = failed(&faulty, &store);
+    volume.write_at(8192, &[8; 4096]).unwrap();
+    volume.snapshot(&SnapshotName::new("s").unwrap()).unwrap();
+    assert_eq!(volume.state.lock().generations.len(), 2, "the cut is pending");
+    let mut model = vec![0; 8 * BLOCK as usize];
+    model[BLOCK as usize..BLOCK as usize + 4096].fill(9);
+    volume.write_zeroes(0, BLOCK).unwrap();
+    assert_same(&volume, &model, "the cut is pending");
+    volume.settle_all().unwrap();
+    assert_same(&volume, &model, "settled");
+    volume.close().unwrap();
+    assert_same(&open(&store, "v"), &model, "opened again");
+    model[8192..12288].fill(8);
+    let before = Volume::open_snapshot(&store, &name("v"), &SnapshotName::new("s").unwrap()).unwrap();
+    assert_same(&before, &model, "the snapshot");
+}
