@@ -16,7 +16,7 @@ ZSH_WORDS = $(PREFIX)/share/zsh/site-functions
 FISH_WORDS = $(PREFIX)/share/fish/vendor_completions.d
 
 .DEFAULT_GOAL := build
-.PHONY: build demo check bench crash fuzz install uninstall clean help
+.PHONY: build demo check bench crash fuzz soak install uninstall clean help
 
 ## build      the library, the command and what `install` installs
 build:
@@ -30,7 +30,7 @@ demo:
 
 ## check      every test; the last line counts them (ONLY="group ..." for some)
 check:
-	@scripts/bootstrap build rust guest check clippy
+	@scripts/bootstrap build rust guest check clippy soak
 	@scripts/check $(ONLY)
 
 ## bench      compare with raw and qcow2 on the same disk
@@ -49,6 +49,11 @@ crash:
 fuzz:
 	@scripts/bootstrap build rust
 	ARCHIPELAGO_FUZZ_S=$(FUZZ_S) $(CARGO) test --locked --test fuzz -- --nocapture
+
+## soak       kills, losses of power, random operations on the real stack, as root (SOAK="PART ...")
+soak: build
+	@scripts/bootstrap soak
+	@tests/soak/run $(SOAK)
 
 ## install    into PREFIX (/usr/local), below DESTDIR if that is set
 install:
