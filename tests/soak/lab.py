@@ -9,6 +9,7 @@ otherwise ended by its own number.
 import ctypes
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -176,7 +177,7 @@ class Lab:
         # Beside the cache and not in /tmp: that is often small, in memory, or both.
         self.dir = tempfile.mkdtemp(prefix=f"soak-{name}-", dir=cache)
         self.keep = keep
-        self.servers, self.mounts = [], []
+        self.servers, self.mounts, self.loops = [], [], {}
         self.env = {**os.environ, "PATH": PATH}
         self.use_store(self.path("store"))
 
@@ -225,6 +226,7 @@ class Lab:
         try:
             self.run("mount", "-o", options, device, place)
             self.mounts.append(place)
+            self.loops[place] = device
         finally:
             self.run("losetup", "--detach", device, codes=None)
 
@@ -243,6 +245,24 @@ class Lab:
             time.sleep(0.05)
         if place in self.mounts:
             self.mounts.remove(place)
+        if place in self.loops:
+            self.wait_until_free(self.loops.pop(place))
+
+    def wait_until_free(self, device):
+        """A lazily unmounted file system lives until its last user is gone, and as long
+        another with its number (XFS has one) cannot be mounted."""
+        used = f"/sys/block/{os.path.basename(device)}/loop/backing_file"
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with open(used, encoding="utf-8") as backing:
+                    if self.dir not in backing.read():
+                        return      # Somebody else has it by now.
+            except OSError:
+                return
+            if time.monotonic() > end:
+                raise Failure(f"{device} is still in use a minute after it was unmounted")
+            time.sleep(0.02)
 
     def mountpoint_file(self, name):
         """An empty file, for qemu-storage-daemon to mount its export over."""

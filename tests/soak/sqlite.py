@@ -17,6 +17,7 @@ none out of order, none by half. Snapshots are taken while it runs; a clone of o
 hold all that was acknowledged before.
 """
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -30,8 +31,10 @@ JOURNALS = ("wal", "delete")
 KEPT = 300      # older rows are deleted, so that pages are used again
 
 
-def work(path, journal, ledger):
-    """The load, in a process of its own, until the file system fails."""
+def work(path, journal, ledger, record=None):
+    """The load, in a process of its own, until the file system fails. What is written
+    down names the length that a record of the disk had by then, if there is one."""
+    length = (lambda: os.stat(record).st_size) if record else (lambda: 0)
     base = sqlite3.connect(path, isolation_level=None, timeout=60)
     base.execute(f"PRAGMA journal_mode={journal}")
     # With FULL a rollback journal's removal is not synced: SQLite itself says that the
@@ -47,32 +50,39 @@ def work(path, journal, ledger):
     out = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     while True:
         number += 1
-        os.write(out, f"begun {number}\n".encode())
+        os.write(out, f"begun {number} {length()}\n".encode())
         base.execute("BEGIN IMMEDIATE")
         base.execute("INSERT INTO rows VALUES (?, ?)", (number, payload(number)))
         base.execute("UPDATE total SET number = number + 1")
         base.execute("DELETE FROM rows WHERE number <= ?", (number - KEPT,))
         base.execute("COMMIT")
-        os.write(out, f"acknowledged {number}\n".encode())
+        os.write(out, f"acknowledged {number} {length()}\n".encode())
+
+
+def contents(path):
+    """The rows and the count of a data base that is whole; None if it has no tables yet."""
+    name = os.path.basename(path)
+    try:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as base:
+            verdict = base.execute("PRAGMA integrity_check").fetchall()
+            if verdict != [("ok",)]:
+                raise Failure(f"{name}: integrity_check says {verdict[:5]}")
+            if not base.execute("SELECT 1 FROM sqlite_master WHERE name = 'by_content'").fetchall():
+                return None
+            rows = base.execute("SELECT number, content FROM rows ORDER BY number").fetchall()
+            return rows, (base.execute("SELECT number FROM total").fetchall() or [(0,)])[0][0]
+    except sqlite3.Error as error:
+        raise Failure(f"{name}: {error}") from error
 
 
 def look(path, acknowledged, begun):
     """Everything that must hold of one data base; returns its last transaction."""
-    name = os.path.basename(path)
-    try:
-        base = sqlite3.connect(path, isolation_level=None)
-        verdict = base.execute("PRAGMA integrity_check").fetchall()
-        if verdict != [("ok",)]:
-            raise Failure(f"{name}: integrity_check says {verdict[:5]}")
-        if not base.execute("SELECT 1 FROM sqlite_master WHERE name = 'by_content'").fetchone():
-            if acknowledged:
-                raise Failure(f"{name}: {acknowledged} transactions were acknowledged, and there is no table")
-            return 0
-        rows = base.execute("SELECT number, content FROM rows ORDER BY number").fetchall()
-        total = (base.execute("SELECT number FROM total").fetchone() or (0,))[0]
-        base.close()
-    except sqlite3.Error as error:
-        raise Failure(f"{name}: {error}") from error
+    name, found = os.path.basename(path), contents(path)
+    if found is None:
+        if acknowledged:
+            raise Failure(f"{name}: {acknowledged} transactions were acknowledged, and there is no table")
+        return 0
+    rows, total = found
     last = rows[-1][0] if rows else 0
     if last < acknowledged:
         raise Failure(f"{name}: transaction {acknowledged} was acknowledged, and the last is {last}")
@@ -168,7 +178,7 @@ def acknowledged(bases):
 
 
 def part(lab, dice, short, words):
-    count = int(words[0]) if words else 2 if short else 40
+    count = int(words[0]) if words else 1 if short else 40
     for kind in ("ext4", "xfs"):
         try:
             soak.need_kind(kind)
