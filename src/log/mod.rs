@@ -34,6 +34,8 @@ pub mod replay;
 pub mod segment;
 #[cfg(test)]
 mod segment_tests;
+#[cfg(test)]
+mod tests;
 
 pub use format::{CutSnapshot, Record};
 pub use segment::{Segment, Wanted};

@@ -281,3 +281,55 @@ fn fenced(volume: Id, number: u64, there: u64) -> Error {
         .on(&ObjectName::Segment { volume, number })
         .because(format!("another process has taken this volume over: it made {there}"))
 }
+
+#[cfg(test)]
+mod tests {
+    //! How reads are joined: too much at once takes memory, too little time.
+
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+
+    /// Of the reads of these pieces (where, how long) the place in memory and
+    /// the length of each, by what is in memory together.
+    fn joined(pieces: &[(u64, u64)]) -> Vec<Vec<(usize, usize)>> {
+        let sums = [0; 256];
+        let sums_of = |bytes: u64| &sums[..(bytes / ALIGN_BYTES) as usize];
+        let wanted: Vec<Wanted<'_>> =
+            pieces.iter().map(|(at, bytes)| Wanted { offset_bytes: *at, sums: sums_of(*bytes) }).collect();
+        let reads = join(&wanted, GAP_BYTES_MAX);
+        let (mut left, mut out) = (reads.as_slice(), Vec::new());
+        while !left.is_empty() {
+            let (some, later) = left.split_at(in_memory(left));
+            out.push(some.iter().map(|read| (read.at, read.bytes)).collect());
+            left = later;
+        }
+        out
+    }
+
+    #[test]
+    fn memory_holds_a_mebibyte_at_a_time() {
+        let apart = |count: u64, bytes: usize| {
+            joined(&(0..count).map(|at| (at << 21, bytes as u64)).collect::<Vec<_>>())
+        };
+        let half = 512 << 10;
+        let two = vec![(0, half), (half, half)];
+        assert_eq!(apart(5, half), [two.clone(), two, vec![(0, half)]]);
+        let more = half + (4 << 10);
+        assert_eq!(apart(2, more), [vec![(0, more)], vec![(0, more)]]);
+        assert_eq!(apart(3, 1 << 20), [vec![(0, 1 << 20)], vec![(0, 1 << 20)], vec![(0, 1 << 20)]]);
+    }
+
+    #[test]
+    fn what_is_near_is_read_together_up_to_a_limit() {
+        let sizes = |pieces: &[(u64, u64)]| {
+            joined(pieces).concat().into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>()
+        };
+        let at = 4096 * KIB;
+        assert_eq!(sizes(&[(at, 256 * KIB), (at + 256 * KIB, 256 * KIB)]), [512 << 10]);
+        assert_eq!(sizes(&[(at, 256 * KIB), (at + 256 * KIB, 260 * KIB)]), [256 << 10, 260 << 10]);
+        assert_eq!(sizes(&[(at, 4 * KIB), (at + 20 * KIB, 4 * KIB)]), [24 << 10], "a gap of 16 KiB");
+        assert_eq!(sizes(&[(at, 4 * KIB), (at + 24 * KIB, 4 * KIB)]), [4 << 10, 4 << 10], "one of 20 KiB");
+        assert_eq!(sizes(&[(at, 16 * KIB), (at + 4 * KIB, 4 * KIB)]), [16 << 10], "one within another");
+    }
+}
