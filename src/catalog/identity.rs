@@ -141,6 +141,9 @@ mod tests {
         let me = Identity::of_this_process();
         assert!(!me.boot_id.is_empty() && me.pid_namespace != 0 && me.start_ticks != 0);
         assert_eq!(me.judge(&me), Life::Alive);
+        assert_eq!(me.boot_id, std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim());
+        let program = std::env::current_exe().unwrap();
+        assert_eq!(Some(me.program.as_ref()), program.file_name());
     }
 
     #[test]
@@ -183,5 +186,12 @@ mod tests {
         assert_eq!(utc_text(0), "1970-01-01 00:00:00 UTC");
         assert_eq!(utc_text(951_826_271), "2000-02-29 12:11:11 UTC");
         assert_eq!(utc_text(1_795_342_272), "2026-11-22 10:11:12 UTC");
+        // Where a century has a leap day and where it has none.
+        assert_eq!(utc_text(4_107_542_399), "2100-02-28 23:59:59 UTC");
+        assert_eq!(utc_text(4_107_542_400), "2100-03-01 00:00:00 UTC");
+        assert_eq!(utc_text(4_233_712_089), "2104-02-29 07:08:09 UTC");
+        assert_eq!(utc_text(7_258_035_723), "2199-12-31 01:02:03 UTC");
+        assert_eq!(utc_text(13_574_606_400), "2400-02-29 12:00:00 UTC");
+        assert_eq!(utc_text(13_574_649_600), "2400-03-01 00:00:00 UTC");
     }
 }

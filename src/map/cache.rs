@@ -113,3 +113,74 @@ impl Cache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! What can go wrong: memory grows without end, or the pages in use go and
+    //! those that nobody asks for stay.
+
+    use super::super::page::{Body, Leaf};
+    use super::*;
+
+    fn page() -> Arc<Page> {
+        Arc::new(Page { level: 0, first: 0, body: Body::Leaf(Leaf::default()) })
+    }
+
+    fn there(cache: &Cache) -> Vec<u128> {
+        let mut ids: Vec<u128> = cache.pages.keys().map(|id| id.0).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    #[test]
+    fn who_was_used_since_the_hand_came_by_stays() {
+        let bytes = page().memory_bytes();
+        let mut cache = Cache::new(3 * bytes);
+        (1..=3).for_each(|id| cache.insert(Id(id), page()));
+        assert_eq!((there(&cache), cache.bytes(), cache.len()), (vec![1, 2, 3], 3 * bytes, 3));
+        // All were used: the hand goes round once, and the first one goes.
+        cache.insert(Id(4), page());
+        assert_eq!(there(&cache), [2, 3, 4]);
+        assert!(cache.get(Id(2)).is_some() && cache.get(Id(1)).is_none());
+        cache.insert(Id(5), page());
+        assert_eq!(there(&cache), [2, 4, 5], "2 was used, 3 was not");
+        cache.insert(Id(5), page());
+        assert_eq!(cache.bytes(), 3 * bytes, "it is there already");
+        cache.set_limit(bytes);
+        assert_eq!((cache.len(), cache.bytes(), cache.limit()), (1, bytes, bytes));
+        cache.set_limit(0);
+        assert_eq!((cache.len(), cache.bytes()), (0, 0));
+        cache.insert(Id(6), page());
+        assert_eq!(there(&cache), [6], "whatever its size");
+    }
+
+    #[test]
+    fn ids_that_are_gone_do_not_pile_up() {
+        let mut cache = Cache::new(usize::MAX >> 1);
+        (1..=10).for_each(|id| cache.insert(Id(id), page()));
+        let mut longest = 0;
+        for id in 11..1000 {
+            cache.insert(Id(id), page());
+            cache.remove(Id(id));
+            longest = longest.max(cache.dial.len());
+        }
+        assert_eq!(longest, 2 * 10 + 64, "swept when it is longer than that, and not before");
+        assert_eq!((cache.len(), cache.bytes()), (10, 10 * page().memory_bytes()));
+    }
+
+    /// All in one place of the table, and each look-up costs as much as there are pages.
+    #[test]
+    fn ids_are_told_apart_by_their_hash() {
+        let hash = |id: Id| {
+            let mut key = RandomKey::default();
+            std::hash::Hash::hash(&id, &mut key);
+            key.finish()
+        };
+        let random = |at: u128| Id((at + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835));
+        let hashes: std::collections::BTreeSet<u64> = (0..1000).map(|at| hash(random(at))).collect();
+        assert_eq!(hashes.len(), 1000);
+        // Ids that were made together may have a half in common.
+        assert_ne!(hash(Id(7 << 64 | 5)), hash(Id(9 << 64 | 5)));
+        assert_ne!(hash(Id(7 << 64 | 5)), hash(Id(7 << 64 | 6)));
+    }
+}

@@ -309,3 +309,24 @@ fn set(entries: &mut [Entry], index: u64, entry: Entry) {
         *slot = entry;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever looks for a zeroed range does so by halves: they must be
+    /// ascending and apart, or some are not found and zeroes do not stay.
+    #[test]
+    fn zeroed_ranges_are_ascending_and_apart() {
+        let of = |ranges: &[(u64, u64)]| {
+            let merged = merged(ranges.iter().map(|(start, end)| *start..*end).collect());
+            merged.into_iter().map(|range| (range.start, range.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[]), []);
+        assert_eq!(of(&[(4, 4), (9, 8)]), [], "nothing is in them");
+        assert_eq!(of(&[(5, 7), (1, 3), (3, 5)]), [(1, 7)], "one behind the other");
+        assert_eq!(of(&[(5, 7), (1, 4)]), [(1, 4), (5, 7)], "apart");
+        assert_eq!(of(&[(1, 9), (2, 3), (8, 10)]), [(1, 10)], "one within another, and one across its end");
+        assert_eq!(of(&[(3, u64::MAX), (9, u64::MAX), (0, 1)]), [(0, 1), (3, u64::MAX)]);
+    }
+}
