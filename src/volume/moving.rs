@@ -347,7 +347,7 @@ mod tests {
     /// `(start, bytes)` in granules of the writes for these granules, in a
     /// block whose own object holds them and `others`.
     fn writes(blocks: Arc<dyn Backend>, granules: &[u32], others: &[u32]) -> Vec<(u32, usize)> {
-        let mut presence = Presence::empty(64);
+        let mut presence = Presence::empty(128);
         for granule in granules.iter().chain(others) {
             presence.set_range(*granule, granule + 1);
         }
@@ -360,6 +360,12 @@ mod tests {
         for write in &writes {
             let bytes: usize = write.ranges.iter().map(|(_, bytes)| bytes).sum();
             assert_eq!(bytes, write.bytes, "as many as are told");
+            // Each granule from its own place in memory, and zeroes between.
+            let from = write.ranges.iter().flat_map(|(at, bytes)| (*at..*at + *bytes).step_by(GRANULE));
+            for (granule, from) in (write.start / GRANULE as u32..).zip(from) {
+                let unit = granules.iter().position(|at| *at == granule);
+                assert_eq!(from, unit.map_or(zeroes, |unit| unit * GRANULE), "granule {granule}");
+            }
         }
         writes.iter().map(|write| (write.start / GRANULE as u32, write.bytes / GRANULE)).collect()
     }
@@ -377,5 +383,43 @@ mod tests {
             assert_eq!(writes(direct, &granules, &[3, 14]), [(1, 2), (4, 6), (15, 1)]);
         }
         assert_eq!(writes(Arc::new(Memory::new()), &granules, &[]), [(1, 2), (4, 1), (9, 1), (15, 1)]);
+    }
+
+    /// Not larger than a backend takes well, and as large as that.
+    #[test]
+    fn a_write_is_not_longer_than_it_may_be() {
+        let memory = || Arc::new(Memory::new()) as Arc<dyn Backend>;
+        let granules: Vec<u32> = (0..100).collect();
+        assert_eq!(writes(memory(), &granules[..64], &[]), [(0, 64)]);
+        assert_eq!(writes(memory(), &granules, &[]), [(0, 64), (64, 36)]);
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let options = DirOptions { direct: true, ..DirOptions::default() };
+        let direct: Arc<dyn Backend> = Arc::new(Dir::create(folder.path(), options).unwrap());
+        if direct.data_path().is_some() {
+            let with_gap = |to: usize| [&granules[..to], &granules[to + 1..to + 2]].concat();
+            assert_eq!(writes(Arc::clone(&direct), &with_gap(62), &[]), [(0, 64)], "the gap counts");
+            assert_eq!(writes(direct, &with_gap(63), &[]), [(0, 63), (64, 1)]);
+        }
+    }
+
+    #[test]
+    fn units_share_no_granule() {
+        let step = |at, bytes| Step { at, bytes, from: From::Zero };
+        let steps = vec![step(512, 3584), step(0, 512), step(8192, 100), step(4096, 4096), step(8292, 3996)];
+        let mut units = Vec::new();
+        units_of(8192, steps, &mut units);
+        units_of(65536, vec![step(4096, 10), step(4106, 4086), step(0, 4096)], &mut units);
+        let places = |unit: &Unit| unit.steps.iter().map(|step| (step.at, step.bytes)).collect::<Vec<_>>();
+        let all: Vec<_> = units.iter().map(|unit| (unit.start, unit.bytes(), places(unit))).collect();
+        assert_eq!(
+            all,
+            [
+                (8192, 4096, vec![(0, 512), (512, 3584)]),
+                (12288, 4096, vec![(0, 4096)]),
+                (16384, 4096, vec![(0, 100), (100, 3996)]),
+                (65536, 4096, vec![(0, 4096)]),
+                (69632, 4096, vec![(0, 10), (10, 4086)]),
+            ]
+        );
     }
 }

@@ -19,6 +19,8 @@ mod numbers;
 mod reading;
 mod rollback;
 mod tainted;
+mod ways;
+mod working;
 
 const BLOCK: u64 = 16 << 10;
 
