@@ -16,12 +16,12 @@ use archipelago::store::Store;
 use crate::hook::Hook;
 use crate::world::*;
 
-fn check(store: &Store) -> check::Report {
+pub fn check(store: &Store) -> check::Report {
     check::run(store, &CheckOptions::default(), &mut |_| {}).unwrap()
 }
 
 /// A volume with a snapshot, a pending one, a map and a log.
-fn scene() -> (Memory, Store, Expected) {
+pub fn scene() -> (Memory, Store, Expected) {
     let (memory, store) = new_store();
     names::create(&store, &name("v"), SIZE, BLOCK).unwrap();
     let volume = open(&store, "v");
@@ -76,7 +76,7 @@ fn a_sound_store_is_sound_and_check_changes_nothing() {
 }
 
 /// Replaces an object's bytes; `None` removes it.
-fn damage(memory: &Memory, object: &ObjectName, change: &dyn Fn(Vec<u8>) -> Option<Vec<u8>>) {
+pub fn damage(memory: &Memory, object: &ObjectName, change: &dyn Fn(Vec<u8>) -> Option<Vec<u8>>) {
     let data = memory.read_all(object, u64::MAX).unwrap();
     memory.delete(object).unwrap();
     if let Some(data) = change(data) {

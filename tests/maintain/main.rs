@@ -9,10 +9,12 @@
 //! volumes away: nothing may be missing before, and nothing left after.
 //! `races` runs gc in the middle of every single call of whatever else goes
 //! on, and whatever else in the middle of every call of gc. `damage` breaks
-//! objects and planted faults break gc; both must be noticed.
+//! objects and planted faults break gc; both must be noticed. `answers` counts
+//! what is reported, and makes each call of the store fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
+mod answers;
 mod crashes;
 mod damage;
 mod histories;
