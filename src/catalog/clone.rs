@@ -14,7 +14,8 @@ use crate::store::Store;
 /// Publish, then verify: the snapshot must still be there, as it was when its
 /// root was read, and no gc may have begun since; otherwise the clone is
 /// undone and made again. So gc has either seen the snapshot or the clone.
-/// Errors: `NotFound` if the snapshot is gone, `Exists`, `Invalid`.
+/// Errors: `NotFound` if the snapshot is gone, `Busy` if it is not published
+/// for good, `Exists`, `Invalid`.
 pub fn clone(store: &Store, source: &Snapshot, name: &VolumeName, size_bytes: Option<u64>) -> Result<Id> {
     let size_bytes = size_bytes.unwrap_or(source.size_bytes);
     volume::check_geometry(size_bytes, source.block_bytes)?;
@@ -32,8 +33,14 @@ pub fn clone(store: &Store, source: &Snapshot, name: &VolumeName, size_bytes: Op
     let number = std::cell::Cell::new(0);
     let find = || -> Result<Snapshot> {
         let there = snapshot::find(store, source.volume, &source.name)?;
-        if there.id == source.id {
+        if there.id == source.id && snapshot::is_for_good(store, &there)? {
             return Ok(there);
+        }
+        if there.id == source.id {
+            return Err(Error::sentence(
+                ErrorKind::Busy,
+                format!("snapshot '{}' is just being published: try again", source.name),
+            ));
         }
         Err(Error::sentence(
             ErrorKind::NotFound,

@@ -18,7 +18,8 @@
 //!    120      1  map root: level
 //!    121      8  created, seconds since 1970
 //!    129      4  created, nanoseconds in that second
-//!    133      -  name of the snapshot, as in the object's: u16 length, text
+//!    133      8  position of the cut in the log
+//!    141      -  name of the snapshot, as in the object's: u16 length, text
 //!      -      -  name of the volume when this was written: u16 length, text
 //!      -      1  1: a parent follows
 //!      -     16  parent: volume id
@@ -26,6 +27,7 @@
 //!      -      -  parent: snapshot name: u16 length, text
 //! ```
 
+use super::head;
 use super::numbered::{delete_if_there, Family};
 use super::{read_geometry, read_parent, read_snapshot_name, write_parent, Parent};
 use crate::backend::BackendExt;
@@ -57,6 +59,9 @@ pub struct Snapshot {
     pub block_bytes: u64,
     pub created_s: u64,
     pub created_ns: u32,
+    /// Where the volume's log goes on behind the cut: once its head says so
+    /// too, this snapshot is there for good.
+    pub position: u64,
     pub parent: Option<Parent>,
     /// The volume's name when this was written, for people.
     pub volume_name_hint: String,
@@ -83,6 +88,7 @@ impl Snapshot {
         self.root.put(&mut out);
         out.u64(self.created_s);
         out.u32(self.created_ns);
+        out.u64(self.position);
         out.text(self.name.as_str());
         out.text(&self.volume_name_hint);
         write_parent(&mut out, self.parent.as_ref());
@@ -108,6 +114,7 @@ pub fn decode(object: &ObjectName, data: &[u8]) -> Result<Snapshot> {
     let root = Root::take(&mut fields)?;
     let created_s = fields.u64()?;
     let created_ns = fields.u32()?;
+    let position = fields.u64()?;
     let name = read_snapshot_name(&mut fields)?;
     let volume_name_hint = fields.text()?.to_owned();
     let parent = read_parent(&mut fields)?;
@@ -126,6 +133,7 @@ pub fn decode(object: &ObjectName, data: &[u8]) -> Result<Snapshot> {
         block_bytes,
         created_s,
         created_ns,
+        position,
         parent,
         volume_name_hint,
     })
@@ -151,6 +159,14 @@ pub fn publish(store: &Store, snapshot: &Snapshot) -> Result<()> {
         Ok(_) => Err(taken(&snapshot.name)),
         Err(_) => Err(error),
     }
+}
+
+/// False while whoever publishes a snapshot may not have verified it: a gc
+/// that began before may still take its pages, and it is then published again
+/// under the next number. The volume's head goes behind the cut only
+/// afterwards. Error: `NotFound` if the volume has gone.
+pub fn is_for_good(store: &Store, snapshot: &Snapshot) -> Result<bool> {
+    Ok(head::latest(store, snapshot.volume)?.log.position >= snapshot.position)
 }
 
 fn taken(name: &SnapshotName) -> Error {

@@ -70,6 +70,7 @@ fn cut(store: &Store, volume: Id, text: &str) -> Snapshot {
         block_bytes: head.block_bytes,
         created_s: 100,
         created_ns: 0,
+        position: 0,
         parent: head.parent.clone(),
         volume_name_hint: "web".into(),
     };

@@ -197,27 +197,28 @@ impl Volume {
             self.settle_oldest()?;
         }
         let mut number = self.next_number_of(&cut)?;
-        loop {
+        let (captured, next) = loop {
             let generation = maintenance::generation(&self.store)?;
-            let (captured, next_epoch) = {
-                let state = self.state.lock();
-                (state.capture_oldest(cut.position), state.generations[1].epoch_at(cut.position))
-            };
+            let captured = self.state.lock().capture_oldest(cut.position);
             let next = self.write_map(&captured)?;
             self.publish_snapshot(&cut, &captured, next.written.root, number)?;
-            let mut head = self.head_of(&captured, next.written.root);
-            head.epoch = next_epoch;
-            self.commit(&head)?;
-            self.state.lock().head = head;
-            let moved = maintenance::generation(&self.store)? != generation;
-            let mut state = self.state.lock();
-            if !moved {
-                next.map.adopt(next.written);
-                state.map = next.map;
-                state.generations.pop_front();
-                break;
+            // A gc that began meanwhile may take these pages. Nobody relies on
+            // the snapshot before the head is behind its cut.
+            if maintenance::generation(&self.store)? == generation {
+                break (captured, next);
             }
             number += 1;
+        };
+        let mut head = self.head_of(&captured, next.written.root);
+        head.epoch = self.state.lock().generations[1].epoch_at(cut.position);
+        self.commit(&head)?;
+        {
+            // What the head reaches, the snapshot keeps from any later gc.
+            let mut state = self.state.lock();
+            state.head = head;
+            next.map.adopt(next.written);
+            state.map = next.map;
+            state.generations.pop_front();
         }
         self.trim_to(cut.position)
     }
@@ -257,6 +258,7 @@ impl Volume {
             block_bytes: self.block_bytes,
             created_s: cut.snapshot.created_s,
             created_ns: cut.snapshot.created_ns,
+            position: cut.position,
             parent: head.parent,
             volume_name_hint: self.name.clone(),
         };

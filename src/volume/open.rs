@@ -489,13 +489,14 @@ pub fn find_snapshot(
 ) -> Result<snapshot::Snapshot> {
     let mut waits = 0;
     loop {
-        let missing = match snapshot::find(store, id, which) {
-            Err(error) if error.is(ErrorKind::NotFound) => error,
-            found => return found,
+        let found = match snapshot::find(store, id, which) {
+            Err(error) if !error.is(ErrorKind::NotFound) => return Err(error),
+            Ok(found) if snapshot::is_for_good(store, &found)? => return Ok(found),
+            other => other,
         };
         if !is_pending(store, name, id, which)? {
             // Published between the two looks, or not there at all.
-            return snapshot::find(store, id, which).map_err(|_| missing);
+            return snapshot::find(store, id, which).map_err(|error| found.err().unwrap_or(error));
         }
         let options = OpenOptions { log_limit_bytes: store.log_limit_bytes, ..OpenOptions::default() };
         match Volume::open(store, name, &options) {

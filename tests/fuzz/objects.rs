@@ -157,6 +157,7 @@ fn snapshots() -> Vec<Vec<u8>> {
         block_bytes: 4 << 20,
         created_s: 1_795_342_272,
         created_ns: 999_999_999,
+        position: 77,
         parent: Some(parent()),
         volume_name_hint: "web".to_owned(),
     };
@@ -164,7 +165,7 @@ fn snapshots() -> Vec<Vec<u8>> {
 }
 
 fn decode_snapshot(data: &[u8]) -> Result<Outcome, String> {
-    let name = text_at(data, 133).and_then(|text| SnapshotName::new(text).ok());
+    let name = text_at(data, 141).and_then(|text| SnapshotName::new(text).ok());
     let name = name.unwrap_or_else(|| snapshot_name("other"));
     let object = ObjectName::Snapshot { volume: id_at(data, 0), name, number: u64_at(data, 16) };
     there_and_back(&object, data, |data| snapshot::decode(&object, data), Snapshot::encoded)

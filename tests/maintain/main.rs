@@ -20,4 +20,5 @@ mod damage;
 mod histories;
 mod hook;
 mod races;
+mod three;
 mod world;

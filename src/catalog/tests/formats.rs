@@ -119,7 +119,7 @@ fn heads_and_snapshots_read_back_as_written() {
     assert_eq!(head::latest(&store, volume).unwrap(), head);
     let wanted = cut(&store, volume, "x");
     let wanted = Snapshot { parent: head.parent.clone(), created_ns: 999_999_999, ..wanted };
-    let wanted = Snapshot { number: 2, ..wanted };
+    let wanted = Snapshot { number: 2, position: 1 << 50, ..wanted };
     snapshot::publish(&store, &wanted).unwrap();
     assert_eq!(snapshot::find(&store, volume, &snap("x")).unwrap(), wanted);
 }
