@@ -128,6 +128,7 @@ pub enum ObjectName {
     Snapshot { volume: Id, name: SnapshotName, number: u64 },
     Epoch(Id),
     Maintenance(u64),
+    Scrub(u64),
     Lease { volume: Id, number: u64 },
 }
 
@@ -153,6 +154,7 @@ impl ObjectName {
             },
             ["epoch", epoch] => ObjectName::Epoch(id(epoch)?),
             ["maintenance", n] => ObjectName::Maintenance(number(n)?),
+            ["scrub", n] => ObjectName::Scrub(number(n)?),
             ["lease", volume, n] => ObjectName::Lease { volume: id(volume)?, number: number(n)? },
             _ => return None,
         })
@@ -173,6 +175,7 @@ impl fmt::Display for ObjectName {
             }
             ObjectName::Epoch(id) => write!(f, "epoch/{id}"),
             ObjectName::Maintenance(number) => write!(f, "maintenance/{number:016x}"),
+            ObjectName::Scrub(number) => write!(f, "scrub/{number:016x}"),
             ObjectName::Lease { volume, number } => write!(f, "lease/{volume}/{number:016x}"),
         }
     }
@@ -191,6 +194,7 @@ pub mod prefix {
     pub const SNAPSHOTS: &str = "snapshot/";
     pub const EPOCHS: &str = "epoch/";
     pub const MAINTENANCE: &str = "maintenance/";
+    pub const SCRUBS: &str = "scrub/";
     pub const LEASES: &str = "lease/";
 
     pub fn heads_of(volume: Id) -> String {
@@ -235,6 +239,7 @@ mod tests {
             },
             ObjectName::Epoch(Id(3)),
             ObjectName::Maintenance(1),
+            ObjectName::Scrub(1),
             ObjectName::Lease { volume, number: 2 },
         ];
         for name in names {

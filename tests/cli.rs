@@ -21,6 +21,8 @@ use serde_json::Value;
 
 #[path = "cli/refusals.rs"]
 mod refusals;
+#[path = "cli/scrub.rs"]
+mod scrub;
 
 struct Lab {
     folder: tempfile::TempDir,
@@ -539,7 +541,7 @@ fn pages_and_completions_name_every_verb() {
     let script = lab.ok(&["completions", "bash"]);
     for verb in [
         "init", "create", "ls", "info", "rm", "rename", "resize", "snapshot", "clone", "rollback", "import",
-        "export", "map", "check", "gc", "lease", "bench", "completions",
+        "export", "map", "check", "scrub", "gc", "lease", "bench", "completions",
     ] {
         assert!(help.contains(&format!("\n  {verb} ")), "{verb} is not in the help");
         assert!(script.contains(verb), "{verb} is not completed");

@@ -77,6 +77,7 @@ fn every_kind() -> Vec<ObjectName> {
         ObjectName::Snapshot { volume, name: SnapshotName::new("daily.1").unwrap(), number: 0 },
         ObjectName::Epoch(Id(77)),
         ObjectName::Maintenance(3),
+        ObjectName::Scrub(4),
         ObjectName::Lease { volume, number: u64::MAX },
     ]
 }
@@ -98,7 +99,8 @@ pub(super) fn assert_kind<T: std::fmt::Debug>(result: Result<T>, kind: ErrorKind
 
 fn create_makes_a_whole_object(open: Open<'_>) {
     let store = open();
-    for (name, bytes) in every_kind().into_iter().zip([0, 1, 511, 512, 4096, 5000, 65_536, 100_001, 9, 7]) {
+    let sizes = [0, 1, 511, 512, 4096, 5000, 65_536, 100_001, 9, 7, 33];
+    for (name, bytes) in every_kind().into_iter().zip(sizes) {
         let data = pattern(bytes as u64, bytes);
         store.create(&name, &data).unwrap();
         assert_eq!(store.stat(&name).unwrap().bytes, bytes as u64, "{name}");

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! store                                 volume/<name>        epoch/<id>
-//! maintenance/<n>                       head/<volume id>/<n> log/<volume id>/<n>
+//! maintenance/<n>  scrub/<n>            head/<volume id>/<n> log/<volume id>/<n>
 //! lease/<volume id>/<n>                 snapshot/<volume id>/<name>/<n>
 //! block/<2 hex>/<epoch>.<index>         map/<2 hex>/<id>
 //! tmp/<id>   files on their way         lock/<name with : for />
@@ -29,9 +29,12 @@ pub const TEMP: &str = "tmp";
 const LOCKS: &str = "lock";
 
 /// Directories that every store has, without those of the fan-out.
-const KINDS: [&str; 11] = [
-    "block", "epoch", "head", "lease", LOCKS, "log", "maintenance", "map", "snapshot", TEMP, "volume",
+const KINDS: [&str; 12] = [
+    "block", "epoch", "head", "lease", LOCKS, "log", "maintenance", "map", LATER, "snapshot", TEMP, "volume",
 ];
+
+/// A kind that the first stores did not have; its directory is made on demand.
+const LATER: &str = "scrub";
 
 /// Kinds with 256 directories each.
 const FANNED: [&str; 2] = ["block", "map"];
@@ -57,7 +60,7 @@ pub fn make_directories(files: &dyn Files, mode: u32, group: Option<u32>) -> io:
 /// True if the directories of a store are there.
 pub fn has_directories(files: &dyn Files) -> io::Result<bool> {
     let there: BTreeSet<String> = files.read_dir("")?.into_iter().map(|entry| entry.name).collect();
-    Ok(KINDS.iter().all(|kind| there.contains(*kind)))
+    Ok(KINDS.iter().filter(|kind| **kind != LATER).all(|kind| there.contains(*kind)))
 }
 
 /// A name's directory and the file in it.
@@ -97,6 +100,7 @@ pub fn place(name: &ObjectName) -> Place {
         ObjectName::Volume(name) => fixed("volume".into(), name.to_string()),
         ObjectName::Epoch(id) => fixed("epoch".into(), id.to_string()),
         ObjectName::Maintenance(number) => fixed("maintenance".into(), format!("{number:016x}")),
+        ObjectName::Scrub(number) => made(LATER.into(), number),
         ObjectName::Page(id) => fixed(format!("map/{:02x}", (id.0 >> 120) as u8), id.to_string()),
         ObjectName::Block { epoch, index } => {
             fixed(format!("block/{:02x}", shard(*epoch, *index)), format!("{epoch}.{index:016x}"))

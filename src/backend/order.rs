@@ -30,9 +30,10 @@ fn rank(name: &ObjectName) -> u8 {
         ObjectName::Segment { .. } => 4,
         ObjectName::Maintenance(_) => 5,
         ObjectName::Page(_) => 6,
-        ObjectName::Snapshot { .. } => 7,
-        ObjectName::Store => 8,
-        ObjectName::Volume(_) => 9,
+        ObjectName::Scrub(_) => 7,
+        ObjectName::Snapshot { .. } => 8,
+        ObjectName::Store => 9,
+        ObjectName::Volume(_) => 10,
     }
 }
 
@@ -45,7 +46,7 @@ fn numbers(name: &ObjectName) -> (u128, u64) {
         | ObjectName::Lease { volume, number }
         | ObjectName::Segment { volume, number }
         | ObjectName::Snapshot { volume, number, .. } => (volume.0, *number),
-        ObjectName::Maintenance(number) => (0, *number),
+        ObjectName::Maintenance(number) | ObjectName::Scrub(number) => (0, *number),
         ObjectName::Store | ObjectName::Volume(_) => (0, 0),
     }
 }
@@ -86,6 +87,7 @@ pub fn first_with(prefix: &str) -> Option<ObjectName> {
         "log" => ObjectName::Segment { volume: id, number: 0 },
         "maintenance" => ObjectName::Maintenance(0),
         "map" => ObjectName::Page(Id(0)),
+        "scrub" => ObjectName::Scrub(0),
         "snapshot" => {
             let given = parts.next().and_then(|text| SnapshotName::new(text).ok());
             // The longest run of '-' is the smallest, as '-' is below '/'.
@@ -118,6 +120,7 @@ mod tests {
             names.push(ObjectName::Epoch(id));
             for number in [0, 1, 16, u64::MAX] {
                 names.push(ObjectName::Maintenance(number));
+                names.push(ObjectName::Scrub(number));
                 names.push(ObjectName::Block { epoch: id, index: number });
                 names.push(ObjectName::Head { volume: id, number });
                 names.push(ObjectName::Lease { volume: id, number });

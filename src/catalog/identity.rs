@@ -125,7 +125,7 @@ pub fn utc_text(seconds: u64) -> String {
 }
 
 /// Seconds since 1970, for people.
-pub(super) fn wall_s() -> u64 {
+pub fn wall_s() -> u64 {
     clock::wall().as_secs()
 }
 

@@ -15,6 +15,7 @@ pub mod lease_format;
 mod lease_renew;
 pub mod maintenance;
 mod numbered;
+pub mod scrub;
 pub mod snapshot;
 pub mod volume;
 

@@ -75,7 +75,7 @@ impl Family<'_> {
         Ok(Some(highest))
     }
 
-    fn is_there(&self, number: u64) -> Result<bool> {
+    pub fn is_there(&self, number: u64) -> Result<bool> {
         match self.backend.stat(&(self.name)(number)) {
             Ok(_) => Ok(true),
             Err(error) if error.is(ErrorKind::NotFound) => Ok(false),
@@ -169,7 +169,8 @@ fn number_of(name: &ObjectName) -> Option<u64> {
         | ObjectName::Segment { number, .. }
         | ObjectName::Snapshot { number, .. }
         | ObjectName::Lease { number, .. }
-        | ObjectName::Maintenance(number) => Some(*number),
+        | ObjectName::Maintenance(number)
+        | ObjectName::Scrub(number) => Some(*number),
         _ => None,
     }
 }

@@ -28,14 +28,14 @@
 //! ```
 
 use super::head;
-use super::numbered::{delete_if_there, Family};
+use super::numbered::{delete_if_there, Family, Outcome};
 use super::{read_geometry, read_parent, read_snapshot_name, write_parent, Parent};
 use crate::backend::BackendExt;
 use crate::codec::{self, Kind, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::map::Root;
-use crate::name::{prefix, Id, ObjectName, SnapshotName};
+use crate::name::{prefix, Id, ObjectName, SnapshotName, NUMBER_MAX};
 use crate::store::Store;
 
 const KIND: Kind = Kind { magic: *b"ARCHsnap", version: 1 };
@@ -179,9 +179,73 @@ fn taken(name: &SnapshotName) -> Error {
 /// The snapshot of this name. Error: `NotFound`.
 pub fn find(store: &Store, volume: Id, name: &SnapshotName) -> Result<Snapshot> {
     let object = name_of(volume, name);
-    match family(store, volume, name, &object).latest()? {
-        Some(found) => decode(&found.name, &found.data),
-        None => Err(missing(store, name)),
+    let family = family(store, volume, name, &object);
+    let Some(found) = family.latest()? else { return Err(missing(store, name)) };
+    let highest = decode(&found.name, &found.data)?;
+    match highest.number {
+        FIRST => Ok(highest),
+        _ => of_lowest(store, &family, highest),
+    }
+}
+
+/// The snapshot that a family stands for: that of its lowest number. A higher
+/// one of another id was made by somebody who meant to replace a snapshot that
+/// was removed meanwhile, and was away ever since (see `replace`).
+fn of_lowest(store: &Store, family: &Family<'_>, highest: Snapshot) -> Result<Snapshot> {
+    let mut id = None;
+    let mut best = None;
+    for number in family.numbers()? {
+        let there = match number == highest.number {
+            true => highest.clone(),
+            false => match read(store, &(family.name)(number)) {
+                Err(error) if error.is(ErrorKind::NotFound) => continue,
+                other => other?,
+            },
+        };
+        if *id.get_or_insert(there.id) == there.id {
+            best = Some(there);
+        }
+    }
+    Ok(best.unwrap_or(highest))
+}
+
+/// Gives a snapshot another root, of which the content is the same. False: it
+/// has another one already, or was removed; then this has changed nothing.
+///
+/// Whoever does this holds no lease of the volume, so its holder may remove
+/// the snapshot meanwhile and take another one of the name. Therefore this
+/// looks afterwards whether what it replaces is still there; whoever removes a
+/// snapshot looks for a next number; and what `find` finds is of the lowest
+/// number's id. What is replaced stays, for only the holder may know that its
+/// number is not used again; a removal takes all numbers.
+pub fn replace(store: &Store, old: &Snapshot, root: Root) -> Result<bool> {
+    let object = name_of(old.volume, &old.name);
+    let family = family(store, old.volume, &old.name, &object);
+    let number = family.highest()?.unwrap_or(old.number) + 1;
+    let new = Snapshot { number, root, ..old.clone() };
+    if family.create(number, &new.encode())? == Outcome::Lost {
+        return Ok(false);
+    }
+    match find(store, old.volume, &old.name) {
+        Ok(found) if found.id == old.id && found.number == number && is_there(store, old)? => Ok(true),
+        Err(error) if !error.is(ErrorKind::NotFound) => Err(error),
+        _ => {
+            delete_if_there(store.control().as_ref(), &new.object())?;
+            Ok(false)
+        }
+    }
+}
+
+/// Undoes a `replace`: the number before counts again.
+pub fn take_back(store: &Store, new: &Snapshot) -> Result<()> {
+    delete_if_there(store.control().as_ref(), &new.object())
+}
+
+fn is_there(store: &Store, snapshot: &Snapshot) -> Result<bool> {
+    match read(store, &snapshot.object()) {
+        Ok(there) => Ok(there.id == snapshot.id),
+        Err(error) if error.is(ErrorKind::NotFound) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -232,13 +296,17 @@ fn highest_of_each(store: &Store, prefix: &str) -> Result<Vec<Snapshot>> {
 /// Removes a snapshot. Its clones stay as they are. Error: `NotFound`.
 pub fn remove(store: &Store, volume: Id, name: &SnapshotName) -> Result<()> {
     let object = name_of(volume, name);
-    let numbers = family(store, volume, name, &object).numbers()?;
-    if numbers.is_empty() {
-        return Err(missing(store, name));
-    }
+    let family = family(store, volume, name, &object);
+    let numbers = family.numbers()?;
+    let Some(mut highest) = numbers.last().copied() else { return Err(missing(store, name)) };
     // The highest goes last: until then the snapshot is there, as it was.
     for number in numbers {
         delete_if_there(store.control().as_ref(), &object(number))?;
+    }
+    // Whoever replaced it just now has not seen it go.
+    while highest < NUMBER_MAX && family.is_there(highest + 1)? {
+        highest += 1;
+        delete_if_there(store.control().as_ref(), &object(highest))?;
     }
     Ok(())
 }

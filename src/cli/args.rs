@@ -161,6 +161,18 @@ pub enum Verb {
         #[command(flatten)]
         dry: Dry,
     },
+    /// Give the blocks of snapshots checksums, and compare those that have one
+    Scrub {
+        /// Compare from the first block, not where an interrupted scrub was
+        #[arg(long)]
+        restart: bool,
+        /// Read at most so many bytes in a second
+        #[arg(long, value_name = "BYTES", value_parser = size)]
+        limit: Option<u64>,
+        /// Only tell how the last one went
+        #[arg(long, conflicts_with_all = ["restart", "limit"])]
+        status: bool,
+    },
     /// Look at, or break, the right of one writer to a volume
     #[command(subcommand)]
     Lease(LeaseVerb),

@@ -15,7 +15,7 @@ Exit codes:
   8    damaged data was found
   9    not available now; nothing was changed, trying again may help
   10   the outcome is unknown: it may have been done
-  130  interrupted; what was begun is undone
+  130  interrupted; what was begun is undone, or (scrub) goes on next time
 
 Sizes are bytes, or a number with K, M, G, T or P (powers of 1,024).
 Stores are configured in /etc/archipelago/archipelago.toml; see archipelago(1).";

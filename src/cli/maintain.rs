@@ -67,13 +67,15 @@ pub fn check(session: &Session) -> Result<u8> {
     Ok(if report.is_sound() { 0 } else { exit::code(ErrorKind::Corrupt) })
 }
 
-fn follow(bar: &mut Progress, progress: crate::maintain::Progress) {
+pub(super) fn follow(bar: &mut Progress, progress: crate::maintain::Progress) {
     bar.name(match progress.phase {
         Phase::List => "listing",
         Phase::Mark => "reading maps",
         Phase::Verify => "looking at blocks",
         Phase::Measure => "adding up",
         Phase::Sweep => "deleting",
+        Phase::Sum => "summing blocks",
+        Phase::Compare => "comparing blocks",
     });
     bar.set(progress.done, progress.total.unwrap_or(progress.done));
 }

@@ -26,6 +26,7 @@ mod ls;
 mod maintain;
 mod output;
 mod raw;
+mod scrub;
 mod snapshots;
 mod tree;
 mod volumes;
@@ -43,6 +44,12 @@ impl Session {
     /// The store that is meant. `create`: make the built-in default one.
     fn store(&self, create: bool) -> Result<Store> {
         open_store(self.common.store.as_deref(), self.common.config.as_deref(), false, create)
+    }
+
+    /// The same, past the page cache where the store can: what is read is what
+    /// is stored, and what others have cached stays.
+    fn store_direct(&self) -> Result<Store> {
+        open_store(self.common.store.as_deref(), self.common.config.as_deref(), true, false)
     }
 }
 
@@ -93,6 +100,8 @@ fn run(session: &Session, verb: Verb) -> Result<u8> {
         Verb::Export { target, file, force } => done(export::run(session, &target, &file, force)),
         Verb::Map { target } => done(draw::run(session, &target)),
         Verb::Check => maintain::check(session),
+        Verb::Scrub { status: true, .. } => done(scrub::status(session)),
+        Verb::Scrub { restart, limit, .. } => scrub::run(session, restart, limit),
         Verb::Gc { dry } => done(maintain::gc(session, dry.dry_run)),
         Verb::Lease(verb) => done(lease::run(session, verb)),
         Verb::Bench { size, seconds } => done(bench::run(session, size, seconds)),

@@ -67,7 +67,10 @@ impl Candidates {
                 self.volumes.insert(volume);
                 self.snapshots += 1;
             }
-            ObjectName::Store | ObjectName::Volume(_) | ObjectName::Maintenance(_) => {}
+            ObjectName::Store
+            | ObjectName::Volume(_)
+            | ObjectName::Maintenance(_)
+            | ObjectName::Scrub(_) => {}
         }
     }
 

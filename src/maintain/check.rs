@@ -20,7 +20,7 @@ use super::problem::{Failure, Problem, Severity};
 use super::roots::{is_of_content, Roots};
 use super::{Count, Phase, Progress};
 use crate::backend::BackendExt;
-use crate::catalog::{lease_format, maintenance};
+use crate::catalog::{lease_format, maintenance, scrub};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{prefix, Id, ObjectName};
 use crate::store::Store;
@@ -163,7 +163,7 @@ fn check_store(store: &Store, problems: &mut Vec<Problem>) -> Result<()> {
 
 /// What a root needed when it was looked at is no problem once the root has
 /// gone.
-fn note(store: &Store, failure: Failure, problems: &mut Vec<Problem>) -> Result<()> {
+pub(super) fn note(store: &Store, failure: Failure, problems: &mut Vec<Problem>) -> Result<()> {
     let Failure { owner, error, object, root } = failure;
     if !is_finding(&error) {
         return Err(error);
@@ -178,7 +178,7 @@ fn note(store: &Store, failure: Failure, problems: &mut Vec<Problem>) -> Result<
     Ok(())
 }
 
-fn is_gone(store: &Store, root: &ObjectName) -> Result<bool> {
+pub(super) fn is_gone(store: &Store, root: &ObjectName) -> Result<bool> {
     match store.control().stat(root) {
         Ok(_) => Ok(false),
         Err(error) if error.is(ErrorKind::NotFound) => Ok(true),
@@ -244,8 +244,11 @@ fn check_leases(
 }
 
 fn check_generation(store: &Store, problems: &mut Vec<Problem>) -> Result<()> {
-    for object in store.control().list_all(prefix::MAINTENANCE)? {
+    let mut objects = store.control().list_all(prefix::MAINTENANCE)?;
+    objects.extend(store.control().list_all(prefix::SCRUBS)?);
+    for object in objects {
         let error = match store.control().read_all(&object, OBJECT_BYTES_MAX) {
+            Ok(data) if matches!(object, ObjectName::Scrub(_)) => scrub::decode(&object, &data).err(),
             Ok(data) => maintenance::decode(&object, &data).err(),
             Err(error) if error.is(ErrorKind::NotFound) => None,
             Err(error) => Some(error),

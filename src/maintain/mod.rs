@@ -7,6 +7,7 @@
 //! * `gc`: deletes the rest.
 //! * `check`: verifies what is reached.
 //! * `usage`: counts it, by volume and snapshot.
+//! * `scrub`: sums the content of blocks, and compares it.
 
 use std::fmt;
 
@@ -20,6 +21,9 @@ pub mod gc;
 mod mark;
 mod problem;
 mod roots;
+pub mod scrub;
+mod sum;
+mod survey;
 mod unnamed;
 pub mod usage;
 
@@ -47,6 +51,10 @@ pub enum Phase {
     Measure,
     /// Deleting.
     Sweep,
+    /// Reading blocks that have no sum yet.
+    Sum,
+    /// Reading blocks and comparing them with their sums.
+    Compare,
 }
 
 /// Kinds of objects, as reports count them.
@@ -63,11 +71,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// `None`: the store itself, names of volumes and generations, which
+    /// `None`: the store itself, names of volumes, generations and scrubs, which
     /// nothing here deletes.
     pub fn of(name: &ObjectName) -> Option<Kind> {
         match name {
-            ObjectName::Store | ObjectName::Volume(_) | ObjectName::Maintenance(_) => None,
+            ObjectName::Store
+            | ObjectName::Volume(_)
+            | ObjectName::Maintenance(_)
+            | ObjectName::Scrub(_) => None,
             ObjectName::Head { .. } => Some(Kind::Heads),
             ObjectName::Snapshot { .. } => Some(Kind::Snapshots),
             ObjectName::Segment { .. } => Some(Kind::Segments),

@@ -54,6 +54,23 @@ impl Entry {
         }
     }
 
+    /// Calls `part` for every object that this entry of `index` needs: its
+    /// epoch, its own index, and of a layer which granules of it count.
+    pub fn each_part(&self, index: u64, part: &mut dyn FnMut(Id, u64, Option<&Presence>)) {
+        match self {
+            Entry::Zero => {}
+            Entry::Block { epoch, index } => part(*epoch, *index, None),
+            Entry::Layers { layers, base } => {
+                for layer in layers.iter() {
+                    part(layer.epoch, index, Some(&layer.presence).filter(|there| !there.is_full()));
+                }
+                if let Base::Block { epoch, index } = base {
+                    part(*epoch, *index, None);
+                }
+            }
+        }
+    }
+
     /// Calls `epoch` for every epoch named here.
     pub(super) fn each_epoch(&self, visit: &mut dyn FnMut(Id)) {
         self.each_block(0, &mut |name| {

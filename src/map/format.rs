@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::entry::{Base, Entry, Layer, LAYERS_MAX};
 use super::page::{Body, Leaf, Page, PageRef, Parent};
+use super::sums::{Sums, SUMS_MAX, SUM_BYTES};
 use super::{span, LEVEL_MAX, PAGE_ENTRIES};
 use crate::codec::{self, Kind, Reader, Writer, ENVELOPE_BYTES};
 use crate::error::Result;
@@ -13,6 +14,8 @@ use crate::name::{Id, ObjectName};
 use crate::presence::Presence;
 
 const KIND: Kind = Kind { magic: *b"ARCHpage", version: 1 };
+
+const FLAG_SUMS: u8 = 1;
 
 const TAG_ZERO: u8 = 0;
 const TAG_OWN: u8 = 1;
@@ -25,16 +28,29 @@ const EPOCHS_MAX: usize = PAGE_ENTRIES * (LAYERS_MAX + 1);
 /// Larger than any page can be.
 pub(super) fn page_bytes_max(granules: u32) -> u64 {
     let layers = LAYERS_MAX * (2 + Presence::bytes_of(granules));
-    let leaf = 2 + EPOCHS_MAX * 16 + PAGE_ENTRIES * (2 + layers + 11);
+    let sums = 2 + SUMS_MAX * SUM_BYTES;
+    let leaf = 2 + EPOCHS_MAX * 16 + PAGE_ENTRIES * (2 + layers + 11) + sums;
     let parent = PAGE_ENTRIES * 50;
     (ENVELOPE_BYTES + 16 + leaf.max(parent)) as u64
 }
 
-/// The whole object of a page.
+/// The whole object of a page without sums.
+#[cfg(test)]
 pub(super) fn encode(page: &Page, granules: u32) -> Vec<u8> {
+    encode_with(page, &Sums::default(), granules)
+}
+
+/// The whole object of a page; only a leaf has sums.
+pub(super) fn encode_with(page: &Page, sums: &Sums, granules: u32) -> Vec<u8> {
     let mut body = Writer::new();
     let count = match &page.body {
-        Body::Leaf(leaf) => put_leaf(&mut body, leaf, page.first),
+        Body::Leaf(leaf) => {
+            let count = put_leaf(&mut body, leaf, page.first);
+            if !sums.is_empty() {
+                sums.put(&mut body, |epoch| leaf.epoch_position(epoch).unwrap_or(u16::MAX));
+            }
+            count
+        }
         Body::Parent(parent) => {
             for (slot, child) in parent.children() {
                 body.u16(slot);
@@ -46,7 +62,7 @@ pub(super) fn encode(page: &Page, granules: u32) -> Vec<u8> {
     };
     let mut out = Writer::with_capacity(16 + body.0.len());
     out.u8(page.level);
-    out.u8(0);
+    out.u8(if sums.is_empty() { 0 } else { FLAG_SUMS });
     out.u16(count);
     out.u32(granules);
     out.u64(page.first);
@@ -119,13 +135,19 @@ pub(super) fn check_front(name: &ObjectName, front: &[u8], object_bytes: u64) ->
 /// Reads a whole object back. Errors: `Corrupt`; `Invalid` if a newer
 /// program wrote it.
 pub(super) fn decode(name: &ObjectName, data: &[u8], granules: u32) -> Result<Page> {
+    decode_with(name, data, granules).map(|(page, _)| page)
+}
+
+/// As `decode`, with the sums that the page has.
+pub(super) fn decode_with(name: &ObjectName, data: &[u8], granules: u32) -> Result<(Page, Sums)> {
     let mut fields = codec::open(KIND, name, data)?;
     let level = fields.u8()?;
-    let reserved = fields.u8()?;
+    let flags = fields.u8()?;
     let count = fields.u16()?;
     let of_granules = fields.u32()?;
     let first = fields.u64()?;
-    if level > LEVEL_MAX || reserved != 0 || first % span(level) != 0 || first >= span(LEVEL_MAX) {
+    let flags_max = if level == 0 { FLAG_SUMS } else { 0 };
+    if level > LEVEL_MAX || flags > flags_max || first % span(level) != 0 || first >= span(LEVEL_MAX) {
         return Err(fields.damaged("its first fields are not possible"));
     }
     if of_granules != granules {
@@ -136,12 +158,20 @@ pub(super) fn decode(name: &ObjectName, data: &[u8], granules: u32) -> Result<Pa
     if count == 0 || usize::from(count) > PAGE_ENTRIES {
         return Err(fields.damaged(format!("it has {count} items, possible are 1 to {PAGE_ENTRIES}")));
     }
+    let mut sums = Sums::default();
     let body = match level {
-        0 => Body::Leaf(take_leaf(&mut fields, count, first, granules)?),
+        0 => {
+            let mut leaf = take_leaf(&mut fields, count, first, granules)?;
+            leaf.summed = flags == FLAG_SUMS;
+            if leaf.summed {
+                sums = Sums::take(&mut fields, leaf.epochs())?;
+            }
+            Body::Leaf(leaf)
+        }
         _ => Body::Parent(take_parent(&mut fields, count)?),
     };
     fields.finish()?;
-    Ok(Page { level, first, body })
+    Ok((Page { level, first, body }, sums))
 }
 
 fn take_parent(fields: &mut Reader<'_>, count: u16) -> Result<Parent> {
@@ -254,20 +284,21 @@ pub struct PageContent {
     pub first: u64,
     pub entries: Vec<super::Entry>,
     pub children: Vec<(u16, Id, [u8; 32])>,
+    pub sums: Sums,
 }
 
 #[cfg(feature = "testkit")]
 impl PageContent {
     /// Errors: as of `check_page`.
     pub fn decode(name: &ObjectName, data: &[u8], granules: u32) -> Result<PageContent> {
-        let page = decode(name, data, granules)?;
+        let (page, sums) = decode_with(name, data, granules)?;
         let (entries, children) = match &page.body {
             Body::Leaf(leaf) => (leaf.entries(page.first), Vec::new()),
             Body::Parent(parent) => {
                 (Vec::new(), parent.children().map(|(slot, child)| (slot, child.id, child.hash)).collect())
             }
         };
-        Ok(PageContent { level: page.level, first: page.first, entries, children })
+        Ok(PageContent { level: page.level, first: page.first, entries, children, sums })
     }
 
     pub fn encode(&self, granules: u32) -> Vec<u8> {
@@ -276,7 +307,7 @@ impl PageContent {
             0 => Body::Leaf(Leaf::from_entries(self.first, &self.entries)),
             _ => Body::Parent(Parent::from_children(&children.collect())),
         };
-        encode(&Page { level: self.level, first: self.first, body }, granules)
+        encode_with(&Page { level: self.level, first: self.first, body }, &self.sums, granules)
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::format::{decode, encode, page_bytes_max};
+use super::format::{decode, decode_with, encode, encode_with, page_bytes_max};
 use super::page::{Body, Leaf, Page, PageRef, Parent};
 use super::tests::{commit, new_store, own, Collect};
 use super::*;
@@ -78,6 +78,85 @@ fn a_parent() -> (Page, Vec<u8>) {
     (Page { level: 1, first: 1 << 20, body }, payload)
 }
 
+/// The same page with sums of some of its blocks.
+fn with_sums() -> (Page, Sums, Vec<u8>) {
+    let (page, mut payload) = every_item();
+    let mut sums = Sums::default();
+    sums.insert(Id(0x66), 1030, [0xcc; 32]);
+    sums.insert(Id(0x55), 1028, [0xbb; 32]);
+    sums.insert(Id(0x55), 1027, [0xaa; 32]);
+    payload[1] = 1;
+    payload.extend([3, 0]);
+    for (epoch, index, byte) in [(0, 3, 0xaa), (0, 4, 0xbb), (1, 6, 0xcc)] {
+        payload.extend([epoch, 0, index, 4, 0, 0, 0, 0, 0, 0]);
+        payload.extend([byte; 32]);
+    }
+    (page, sums, payload)
+}
+
+#[test]
+fn sums_come_back_and_are_not_kept_in_memory() {
+    let (mut page, sums, payload) = with_sums();
+    let sealed = codec::seal(KIND, &payload);
+    assert_eq!(encode_with(&page, &sums, GRANULES), sealed);
+    let Body::Leaf(leaf) = &mut page.body else { panic!("not a leaf") };
+    leaf.summed = true;
+    let (decoded, there) = decode_with(&NAME, &sealed, GRANULES).unwrap();
+    assert_eq!((&decoded, &there), (&page, &sums));
+    assert_eq!(decode(&NAME, &sealed, GRANULES).unwrap(), page);
+    let (plain, _) = every_item();
+    assert_eq!(decoded.memory_bytes(), plain.memory_bytes());
+}
+
+/// A leaf that is written anew keeps the sums of what it still names.
+#[test]
+fn a_changed_leaf_keeps_the_sums_of_what_it_still_names() {
+    let (_, store) = new_store();
+    let map = Map::new(store.clone(), Root::ZERO, GRANULES, 1 << 12);
+    let changes = [(1027, own(0x55, 1027)), (1028, own(0x55, 1028)), (1030, layered(0x66, 0, 1, Base::Zero))];
+    commit(&map, &changes, 1 << 12);
+    let known = |epoch: Id, index: u64, _: Option<&Presence>| Some([epoch.0 as u8 + index as u8; 32]);
+    let there = Default::default();
+    let mut resum = Resum::new(&store, &known, &there);
+    let root = resum.root(map.root(), GRANULES).unwrap();
+    assert_eq!(resum.pages_written(), 2);
+    // Nothing is added twice.
+    assert_eq!(Resum::new(&store, &known, &there).root(root, GRANULES).unwrap(), root);
+    let map = Map::new(store.clone(), root, GRANULES, 1 << 12);
+    commit(&map, &[(1027, own(0x99, 1027)), (5, own(0x77, 5))], 1 << 12);
+    let mut left = Left::default();
+    walk_sums(&store, map.root(), GRANULES, &mut left).unwrap();
+    assert_eq!(left.with, vec![(0x55, 1028), (0x66, 1030), (0x67, 1030)]);
+    assert_eq!(left.without, vec![(0x77, 5), (0x99, 1027)]);
+}
+
+#[derive(Default)]
+struct Left {
+    with: Vec<(u128, u64)>,
+    without: Vec<(u128, u64)>,
+}
+
+impl SumVisitor for Left {
+    fn page(&mut self, _: Id, _: &[u8; 32]) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn entry(&mut self, index: u64, entry: &Entry, sums: &Sums) -> Result<()> {
+        entry.each_part(index, &mut |epoch, index, _| match sums.get(epoch, index) {
+            Some(sum) => {
+                assert_eq!(*sum, [epoch.0 as u8 + index as u8; 32]);
+                self.with.push((epoch.0, index));
+            }
+            None => self.without.push((epoch.0, index)),
+        });
+        Ok(())
+    }
+
+    fn failed(&mut self, _: Id, error: Error) -> Result<()> {
+        Err(error)
+    }
+}
+
 #[test]
 fn the_bytes_are_those_of_the_documentation() {
     for (page, payload) in [every_item(), a_parent()] {
@@ -110,11 +189,51 @@ fn the_largest_page_is_not_refused() {
                 Entry::Layers { layers: layers.into(), base }
             })
             .collect();
-        let page = Page { level: 0, first: 0, body: Body::Leaf(Leaf::from_entries(0, &entries)) };
-        let data = encode(&page, granules);
+        let mut page = Page { level: 0, first: 0, body: Body::Leaf(Leaf::from_entries(0, &entries)) };
+        let mut sums = Sums::default();
+        for (index, entry) in (0..).zip(&entries) {
+            entry.each_part(index, &mut |epoch, index, _| sums.insert(epoch, index, [1; 32]));
+        }
+        assert_eq!(sums.len(), PAGE_ENTRIES * 5);
+        let data = encode_with(&page, &sums, granules);
+        if let Body::Leaf(leaf) = &mut page.body {
+            leaf.summed = true;
+        }
         assert!(data.len() as u64 <= page_bytes_max(granules), "{} bytes", data.len());
         assert_eq!(decode(&NAME, &data, granules).unwrap(), page);
     }
+}
+
+/// Which payload, where in it, how many bytes, what to put there instead, and
+/// what the error says.
+type Case<'a> = (&'a [u8], usize, usize, Vec<u8>, &'a str);
+
+fn refuse_all(cases: Vec<Case<'_>>) {
+    for (number, (payload, at, bytes, instead, expected)) in cases.into_iter().enumerate() {
+        let mut broken = payload.to_vec();
+        broken.splice(at..at + bytes, instead);
+        let error = decode(&NAME, &codec::seal(KIND, &broken), GRANULES).unwrap_err();
+        assert!(error.is(ErrorKind::Corrupt), "case {number}: {error}");
+        assert!(error.to_string().contains(expected), "case {number}: {error}");
+        assert_eq!(error.object(), Some(NAME.to_string().as_str()));
+    }
+}
+
+#[test]
+fn every_rule_of_sums_is_enforced() {
+    let (_, leaf) = every_item();
+    let (_, _, summed) = with_sums();
+    let sums = leaf.len();
+    refuse_all(vec![
+        (&summed, sums, 2, vec![0, 0], "0 sums"),
+        (&summed, sums, 2, vec![4, 0], "4 sums"),
+        (&summed, sums, 2, vec![1, 0x14], "5121 sums"),
+        (&summed, sums, 2, vec![2, 0], "bytes follow"),
+        (&summed, sums + 2, 2, vec![3, 0], "epoch 3"),
+        (&summed, sums + 2, 2, vec![1, 0], "not in order"),
+        (&summed, sums + 4, 1, vec![4], "not in order"),
+        (&summed, 1, 1, vec![0], "bytes follow"),
+    ]);
 }
 
 /// Breaks one rule each: where in the payload, what to put there instead of
@@ -126,13 +245,14 @@ fn every_rule_of_the_format_is_enforced() {
     let epochs = 18..66;
     let items = 66;
     let layers = items + 3 + 5 + 11;
-    type Case<'a> = (&'a [u8], usize, usize, Vec<u8>, &'a str);
-    let cases: Vec<Case> = vec![
+      let cases: Vec<Case> = vec![
         (&leaf, 0, 1, vec![6], "first fields"),
         (&leaf, 0, 1, vec![1], "first fields"),
-        (&leaf, 1, 1, vec![1], "first fields"),
+        (&leaf, 1, 1, vec![2], "first fields"),
+        (&leaf, 1, 1, vec![1], "ends in the middle"),
         (&leaf, 8, 1, vec![1], "first fields"),
         (&parent, 0, 1, vec![2], "first fields"),
+        (&parent, 1, 1, vec![1], "first fields"),
         (&leaf, 4, 1, vec![32], "granules"),
         (&leaf, 2, 2, vec![0, 0], "0 items"),
         (&leaf, 2, 2, vec![1, 4], "1025 items"),
@@ -163,14 +283,7 @@ fn every_rule_of_the_format_is_enforced() {
         (&parent, parent.len(), 0, vec![0; 50], "50 bytes follow"),
         (&parent, 2, 2, vec![3, 0], "ends in the middle"),
     ];
-    for (number, (payload, at, bytes, instead, expected)) in cases.into_iter().enumerate() {
-        let mut broken = payload.to_vec();
-        broken.splice(at..at + bytes, instead);
-        let error = decode(&NAME, &codec::seal(KIND, &broken), GRANULES).unwrap_err();
-        assert!(error.is(ErrorKind::Corrupt), "case {number}: {error}");
-        assert!(error.to_string().contains(expected), "case {number}: {error}");
-        assert_eq!(error.object(), Some(NAME.to_string().as_str()));
-    }
+    refuse_all(cases);
     // A bitmap with bits beyond its end: of four granules, half a byte.
     let entry = Entry::Layers {
         layers: [Layer { epoch: Id(1), presence: Presence::full(4) }].into(),

@@ -19,7 +19,7 @@
 //! ```text
 //! offset  bytes  field
 //!      0      1  level, 0 to 5
-//!      1      1  reserved, zero
+//!      1      1  flags: 1, sums follow the items of a leaf; else zero
 //!      2      2  count: of items in a leaf, of children in a parent; 1 to 1,024
 //!      4      4  granules of a block, 4 to 16,384
 //!      8      8  first: the index of the first entry beneath this page, a
@@ -60,6 +60,14 @@
 //!        1  epoch               the epoch's block of this index
 //!        2  epoch, index (8)    the epoch's block of another index
 //! ```
+//!
+//! If the flags say so, a leaf ends with sums of blocks that its items name
+//! (see `sums`), each once, ascending by epoch and index:
+//!
+//! ```text
+//!      0      2  count of sums, 1 to 5,120
+//!      2    42n  each: epoch (2), index (8), BLAKE3 (32)
+//! ```
 
 use std::fmt;
 
@@ -73,6 +81,8 @@ mod format;
 #[cfg(test)]
 mod format_tests;
 mod page;
+mod resum;
+mod sums;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -85,8 +95,10 @@ pub use entry::{Base, Entry, Layer, LAYERS_MAX};
 pub use format::check_page;
 #[cfg(feature = "testkit")]
 pub use format::PageContent;
+pub use resum::{Known, Resum};
+pub use sums::{Sum, Sums};
 pub use tree::Map;
-pub use walk::{walk, Visitor};
+pub use walk::{walk, walk_sums, SumVisitor, Visitor};
 pub use write::Written;
 
 /// Entries of a leaf, and children of a parent.

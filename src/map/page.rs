@@ -49,6 +49,8 @@ pub(super) struct Leaf {
     /// Ascending, each once.
     epochs: Vec<Id>,
     others: Vec<Entry>,
+    /// The page in the store has sums, which are not kept in memory.
+    pub summed: bool,
 }
 
 impl Leaf {
@@ -66,7 +68,7 @@ impl Leaf {
         epochs.sort_unstable();
         epochs.dedup();
         epochs.shrink_to_fit();
-        let mut leaf = Leaf { slots: Vec::new(), epochs, others: Vec::new() };
+        let mut leaf = Leaf::with_epochs(epochs);
         let used = entries.iter().rposition(|entry| *entry != Entry::Zero).map_or(0, |last| last + 1);
         leaf.slots.reserve_exact(used);
         for (index, entry) in (first..).zip(&entries[..used]) {
@@ -85,7 +87,7 @@ impl Leaf {
     }
 
     pub fn with_epochs(epochs: Vec<Id>) -> Leaf {
-        Leaf { slots: Vec::new(), epochs, others: Vec::new() }
+        Leaf { slots: Vec::new(), epochs, others: Vec::new(), summed: false }
     }
 
     /// Appends entries of one kind; false if that makes too many.

@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 
 use super::cache::{Cache, CACHE_BYTES_DEFAULT};
 use super::entry::Entry;
-use super::format::{check_front, decode, page_bytes_max};
+use super::format::{check_front, decode_with, page_bytes_max};
 use super::page::{Body, Page, PageRef};
+use super::sums::Sums;
 use super::write::Written;
 use super::{first_of, slot_of, span, Root, LEVEL_MAX, PAGE_ENTRIES};
 use crate::backend::BackendExt;
@@ -91,6 +92,11 @@ impl Place {
 
 /// Reads and verifies one page.
 pub(super) fn load(store: &Store, granules: u32, place: &Place) -> Result<Page> {
+    load_with_sums(store, granules, place).map(|(page, _)| page)
+}
+
+/// As `load`, with the sums that the page has.
+pub(super) fn load_with_sums(store: &Store, granules: u32, place: &Place) -> Result<(Page, Sums)> {
     let name = ObjectName::Page(place.page.id);
     if place.level > LEVEL_MAX {
         return Err(Error::corrupt(&name, format!("no map has a level {}", place.level)));
@@ -101,9 +107,9 @@ pub(super) fn load(store: &Store, granules: u32, place: &Place) -> Result<Page> 
         let message = format!("its content is not what {} has the hash of", place.said_by());
         return Err(Error::corrupt(&name, message));
     }
-    let page = decode(&name, &data, granules)?;
+    let (page, sums) = decode_with(&name, &data, granules)?;
     place.check(&page)?;
-    Ok(page)
+    Ok((page, sums))
 }
 
 /// A page that is named and not there is damage.

@@ -6,9 +6,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::entry::Entry;
-use super::format::encode;
+use super::format::encode_with;
 use super::page::{Body, Leaf, Page, PageRef, Parent};
-use super::tree::{Map, Place};
+use super::sums::Sums;
+use super::tree::{load_with_sums, Map, Place};
 use super::{level_for, slot_of, Root, PAGE_ENTRIES};
 use crate::clock;
 use crate::error::Result;
@@ -199,9 +200,11 @@ impl Writing<'_> {
 
     fn leaf(&mut self, place: &Place) -> Result<PageRef> {
         let mut old = Vec::new();
+        let mut summed = false;
         if !place.page.is_none() {
             if let Body::Leaf(leaf) = &self.map.page(place)?.body {
                 old = leaf.entries(place.first);
+                summed = leaf.summed;
             }
         }
         old.resize(PAGE_ENTRIES, Entry::Zero);
@@ -222,7 +225,14 @@ impl Writing<'_> {
             self.replace(place);
             return Ok(PageRef::NONE);
         }
-        self.create(place, Body::Leaf(Leaf::from_entries(place.first, &entries)))
+        let mut sums = Sums::default();
+        if summed {
+            sums = load_with_sums(&self.map.store, self.map.granules, place)?.1;
+            sums.retain(place.first, &entries);
+        }
+        let mut leaf = Leaf::from_entries(place.first, &entries);
+        leaf.summed = !sums.is_empty();
+        self.create(place, Body::Leaf(leaf), &sums)
     }
 
     fn parent(&mut self, place: &Place) -> Result<PageRef> {
@@ -275,7 +285,7 @@ impl Writing<'_> {
             self.replace(place);
             return Ok(PageRef::NONE);
         }
-        self.create(place, Body::Parent(Parent::from_children(children)))
+        self.create(place, Body::Parent(Parent::from_children(children)), &Sums::default())
     }
 
     /// The old page at `place` need not stay in memory.
@@ -286,9 +296,9 @@ impl Writing<'_> {
     }
 
     /// Makes a page durable under a fresh id.
-    fn create(&mut self, place: &Place, body: Body) -> Result<PageRef> {
+    fn create(&mut self, place: &Place, body: Body, sums: &Sums) -> Result<PageRef> {
         let page = Page { level: place.level, first: place.first, body };
-        let data = encode(&page, self.map.granules);
+        let data = encode_with(&page, sums, self.map.granules);
         let id = clock::random_id()?;
         self.map.store.control().create(&ObjectName::Page(id), &data)?;
         self.out.pages_written += 1;

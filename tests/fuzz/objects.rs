@@ -4,7 +4,7 @@ use archipelago::catalog::head::{self, Head, LogStart};
 use archipelago::catalog::identity::Identity;
 use archipelago::catalog::lease_format::{self, Holder, Record, State};
 use archipelago::catalog::snapshot::{self, Snapshot};
-use archipelago::catalog::{epoch, maintenance, volume, Parent};
+use archipelago::catalog::{epoch, maintenance, scrub, volume, Parent};
 use archipelago::codec::ENVELOPE_BYTES;
 use archipelago::map::Root;
 use archipelago::name::{Id, ObjectName, SnapshotName, VolumeName};
@@ -22,6 +22,7 @@ pub fn kinds() -> Vec<Kind> {
         of("snapshot", snapshots, decode_snapshot),
         of("epoch", epochs, decode_epoch),
         of("maintenance", maintenances, decode_maintenance),
+        of("scrub", scrubs, decode_scrub),
         of("lease", leases, decode_lease),
     ]
 }
@@ -211,6 +212,22 @@ fn decode_maintenance(data: &[u8]) -> Result<Outcome, String> {
         data,
         |data| maintenance::decode(&object, data),
         |(who, since_s)| maintenance::encoded(number, who, *since_s, Id(6)),
+    )
+}
+
+fn scrubs() -> Vec<Vec<u8>> {
+    let state = scrub::State { began_s: 5, compared: Some((Id(3), 4)), blocks: 6, ..scrub::State::default() };
+    vec![scrub::encoded(1, Id(6), &state), scrub::encoded(9, Id(6), &scrub::State::default())]
+}
+
+fn decode_scrub(data: &[u8]) -> Result<Outcome, String> {
+    let number = u64_at(data, 0);
+    let object = ObjectName::Scrub(number);
+    there_and_back(
+        &object,
+        data,
+        |data| scrub::decode(&object, data),
+        |state| scrub::encoded(number, Id(6), state),
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use archipelago::map::{Base, Entry, Layer, PageContent, Presence};
+use archipelago::map::{Base, Entry, Layer, PageContent, Presence, Sums};
 use archipelago::name::{Id, ObjectName};
 
 use super::mutate::Rng;
@@ -77,12 +77,23 @@ fn entries(granules: u32, first: u64) -> Vec<Entry> {
 fn seeds() -> Vec<Vec<u8>> {
     let children =
         |slots: &[u16]| slots.iter().map(|slot| (*slot, Id(7), [u8::from(*slot > 0); 32])).collect();
-    let leaf = |first, entries| PageContent { level: 0, first, entries, children: Vec::new() };
+    let leaf = |first, entries| PageContent {
+        level: 0,
+        first,
+        entries,
+        children: Vec::new(),
+        sums: Sums::default(),
+    };
+    let mut sums = Sums::default();
+    sums.insert(Id(1), 1, [7; 32]);
+    sums.insert(Id(1), 2, [8; 32]);
+    sums.insert(Id(3), 6, [9; 32]);
     let parent = |level, first, slots: &[u16]| PageContent {
         level,
         first,
         entries: Vec::new(),
         children: children(slots),
+        sums: Sums::default(),
     };
     let mut seeds = Vec::new();
     for (choice, granules) in (0..).zip(GRANULES) {
@@ -91,6 +102,7 @@ fn seeds() -> Vec<Vec<u8>> {
             leaf(0, entries(*granules, 0)),
             leaf(5 << 10, entries(*granules, 5 << 10)),
             leaf(0, full),
+            PageContent { sums: sums.clone(), ..leaf(0, entries(*granules, 0)) },
             parent(1, 0, &[0, 1, 1023]),
             parent(5, 0, &[0]),
         ];

@@ -68,6 +68,7 @@ fn object_names() -> Vec<Vec<u8>> {
         ObjectName::Snapshot { volume, name: snapshot, number: 1 },
         ObjectName::Epoch(volume),
         ObjectName::Maintenance(9),
+        ObjectName::Scrub(9),
         ObjectName::Lease { volume, number: 2 },
     ];
     names.iter().map(|name| name.to_string().into_bytes()).collect()

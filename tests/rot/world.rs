@@ -10,6 +10,7 @@ use archipelago::catalog::volume as names;
 use archipelago::catalog::{clone, snapshot};
 use archipelago::log::LogOptions;
 use archipelago::maintain::gc::{self, GcOptions};
+use archipelago::maintain::scrub::{self, ScrubOptions};
 use archipelago::name::{prefix, Id, ObjectName, SnapshotName, VolumeName};
 use archipelago::store::Store;
 use archipelago::volume::{OpenOptions, Volume};
@@ -79,6 +80,7 @@ fn life(memory: &Memory, views: &mut BTreeMap<String, Vec<u8>>) -> (Store, Writt
     web.volume.snapshot(&snap("one")).unwrap();
     web.volume.publish_all().unwrap();
     views.insert("web@one".to_owned(), web.content.clone());
+    scrub::run(&store, &ScrubOptions::default(), &mut |_| {}).unwrap();
     let source = snapshot::find(&store, web.volume.id, &snap("one")).unwrap();
     clone::clone(&store, &source, &name("copy"), None).unwrap();
     let volume = Volume::open(&store, &name("copy"), &options()).unwrap();

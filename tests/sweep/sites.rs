@@ -45,7 +45,7 @@ const BACKENDS: &[&str] =
     &["control()", "blocks()", "log()", "backend_of()", "backend", "blocks", "control", "path"];
 
 /// How a receiver ends that is something else.
-const OTHERS: &[&str] = &["volume", "family()", "device", "inner", "self"];
+const OTHERS: &[&str] = &["volume", "family()", "family", "device", "inner", "self"];
 
 /// A place in the source that calls a backend.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]

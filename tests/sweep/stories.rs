@@ -6,7 +6,7 @@ use archipelago::backend::BackendExt;
 use archipelago::catalog::identity::Identity;
 use archipelago::catalog::{lease, maintenance, snapshot, volume as names};
 use archipelago::cli::parts;
-use archipelago::maintain::{check, usage};
+use archipelago::maintain::{check, scrub, usage};
 use archipelago::name::{prefix, Id, ObjectName};
 use archipelago::store::{encoded, Store};
 use archipelago::volume::{OpenOptions, Volume};
@@ -56,6 +56,8 @@ pub fn all() -> Vec<Story> {
         Story { name: "gc meanwhile", before: begin_gc, run: catalog, removes: true, fails: true, ..PLAIN },
         Story { name: "a number below others", before: overtake, run: clean_up, fails: true, ..PLAIN },
         Story { name: "an import taken back", run: take_back, ..PLAIN },
+        Story { name: "a scrub", before: make_shared, run: scrub_it, ..PLAIN },
+        Story { name: "a scrub with a lag", before: make_shared, run: scrub_it, list_lag_s: 1, ..PLAIN },
     ]
 }
 
@@ -272,6 +274,45 @@ fn take_back(world: &mut World) {
     });
     world.act(|world| parts::take_census(&world.store));
     world.flush();
+}
+
+/// Two snapshots that share pages; one has lost its root with sums, as if its
+/// scrub had been interrupted.
+fn make_shared(world: &mut World) {
+    world.write(0, 4);
+    for name in ["a", "b"] {
+        world.snapshot(name);
+        world.volume.publish_all().unwrap();
+    }
+    world.write(0, 4);
+    scrub::run(&world.quiet, &scrub_options(), &mut |_| {}).unwrap();
+    let renewed = ObjectName::Snapshot { volume: world.volume.id, name: snap("b"), number: 2 };
+    world.plain.delete(&renewed).unwrap();
+}
+
+/// Where nothing fails, nothing is wrong.
+fn scrub_once(world: &World) -> archipelago::Result<()> {
+    let report = scrub::run(&world.store, &scrub_options(), &mut |_| {})?;
+    assert!(report.is_sound() || world.faulty.struck() > 0, "{report}");
+    Ok(())
+}
+
+fn scrub_options() -> scrub::ScrubOptions {
+    scrub::ScrubOptions { patience: std::time::Duration::ZERO, ..scrub::ScrubOptions::default() }
+}
+
+fn scrub_it(world: &mut World) {
+    world.act(scrub_once);
+    world.act(|world| snapshot::list_all(&world.store));
+    world.write(9, 3);
+    world.snapshot("c");
+    world.act(|world| world.volume.publish_all());
+    world.act(scrub_once);
+    world.act(scrub_once);
+    world.clone_of("b", "c");
+    world.gc();
+    world.act(|world| world.volume.remove_snapshot(&snap("a")));
+    world.snapshots.retain(|(name, _)| name.as_str() != "a");
 }
 
 /// A block of another volume is gone.

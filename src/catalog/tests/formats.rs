@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::super::lease_format::{self, Holder, Record, State};
+use super::super::scrub;
 use super::*;
 use crate::codec::{self, Kind};
 use crate::error::Result;
@@ -18,6 +19,8 @@ fn samples() -> Vec<(&'static [u8; 8], ObjectName, Vec<u8>, Decode)> {
     let source = snapshot::find(&store, volume, &snap("a")).unwrap();
     let copy = volume::clone(&store, &source, &name("copy"), None).unwrap();
     drop(maintenance::claim_next(&store, &Identity::of_this_process()).unwrap());
+    let (mut right, _) = scrub::begin(&store).unwrap();
+    right.save(&store, &scrub::State { compared: Some((Id(3), 4)), ..Default::default() }).unwrap();
     let (held, _) = lease::take(&store, copy, "copy", &Options::default()).unwrap();
     let mut samples: Vec<(&'static [u8; 8], ObjectName, Vec<u8>, Decode)> = Vec::new();
     for object in store.control().list_all(prefix::ALL).unwrap() {
@@ -28,13 +31,14 @@ fn samples() -> Vec<(&'static [u8; 8], ObjectName, Vec<u8>, Decode)> {
             ObjectName::Volume(_) => (b"ARCHvolu", |n, d| volume::decode(n, d).map(drop)),
             ObjectName::Epoch(_) => (b"ARCHepoc", |n, d| epoch::decode(n, d).map(drop)),
             ObjectName::Maintenance(_) => (b"ARCHmain", |n, d| maintenance::decode(n, d).map(drop)),
+            ObjectName::Scrub(_) => (b"ARCHscru", |n, d| scrub::decode(n, d).map(drop)),
             ObjectName::Lease { .. } => (b"ARCHleas", |n, d| lease_format::decode(n, d).map(drop)),
             _ => continue,
         };
         samples.push((magic, object, data, decode));
     }
     drop(held);
-    assert_eq!(samples.len(), 9);
+    assert_eq!(samples.len(), 10);
     samples
 }
 
@@ -79,6 +83,7 @@ fn an_object_under_another_objects_name_is_found() {
         ObjectName::Volume(name("zz")),
         ObjectName::Epoch(Id(1)),
         ObjectName::Maintenance(99),
+        ObjectName::Scrub(99),
         ObjectName::Lease { volume: Id(1), number: 1 },
     ];
     for (_, _, data, decode) in &samples {

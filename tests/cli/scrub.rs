@@ -1,0 +1,66 @@
+//! What can go wrong: rot is not told, or without whose it is; a script does
+//! not see it in the exit code; an interrupted scrub says that all is well.
+
+use std::os::unix::fs::FileExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use super::{wait_until, Lab};
+
+fn flip(file: &std::path::Path, at: u64) {
+    let file = std::fs::File::options().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+    file.sync_all().unwrap();
+}
+
+#[test]
+fn scrub_finds_what_rots_and_says_whose_it_is() {
+    let lab = Lab::new();
+    assert!(lab.ok(&["scrub", "--status"]).contains("never scrubbed"));
+    lab.write("in.raw", &vec![1; 256 << 10]);
+    lab.ok(&["import", "in.raw", "a"]);
+    assert!(lab.ok(&["scrub"]).contains("4 blocks that only volumes have are without one"));
+    lab.ok(&["snapshot", "a@one"]);
+    assert!(lab.ok(&["scrub"]).contains("4 blocks of snapshots have a checksum now"));
+    let report = lab.json(&["scrub"]);
+    assert_eq!((&report["sound"], &report["ended"]), (&true.into(), &true.into()), "{report}");
+    assert_eq!(report["compared"]["objects"], 4, "{report}");
+    let file = lab.files("block").remove(2);
+    flip(&file, 12_345);
+    let ran = lab.run(&["scrub"]);
+    assert_eq!(ran.code, 8, "{} {}", ran.out, ran.err);
+    assert!(ran.out.contains("DAMAGE: block/") && ran.out.contains("of 'a@one'"), "{}", ran.out);
+    assert!(lab.ok(&["scrub", "--status"]).contains("1 DAMAGED"));
+    flip(&file, 12_345);
+    assert!(lab.ok(&["scrub"]).contains("no damage"));
+    assert!(lab.ok(&["scrub", "--status"]).contains("4 blocks (256.0K) compared, no damage"));
+    assert!(lab.content("a@one") == vec![1; 256 << 10]);
+    assert!(lab.ok(&["check"]).contains("no damage"));
+}
+
+#[test]
+fn an_interrupted_scrub_says_so_and_goes_on() {
+    let lab = Lab::new();
+    lab.write("in.raw", &vec![1; 1 << 20]);
+    lab.ok(&["import", "in.raw", "a"]);
+    lab.ok(&["snapshot", "a@one"]);
+    lab.ok(&["scrub"]);
+    let slow = ["--progress", "scrub", "--limit", "128K"];
+    let mut running = lab.command(&slow).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    // Nobody else scrubs meanwhile.
+    wait_until("it has begun", || lab.run(&["scrub"]).code == 5);
+    std::thread::sleep(Duration::from_millis(500));
+    let interrupted = std::process::Command::new("kill").args(["-INT", &running.id().to_string()]).status();
+    assert!(interrupted.unwrap().success());
+    let code = running.wait().unwrap().code();
+    let mut words = String::new();
+    std::io::Read::read_to_string(&mut running.stdout.take().unwrap(), &mut words).unwrap();
+    assert_eq!(code, Some(130), "{words}");
+    assert!(words.contains("no damage so far; interrupted"), "{words}");
+    assert!(lab.ok(&["scrub", "--status"]).contains("not ended yet"));
+    let words = lab.ok(&["scrub"]);
+    assert!(words.contains("going on where it was interrupted"), "{words}");
+    assert!(lab.ok(&["scrub", "--status"]).contains("16 blocks (1.0M) compared"));
+}

@@ -1,0 +1,345 @@
+//! Scrub: what rots in a block of a snapshot is told, with the block and with
+//! whose it is.
+//!
+//! What can go wrong: a block is passed over, or has the sum of another one;
+//! what is never read of a layer is taken for its content and told as damage;
+//! a sum outlives a block that is written again; snapshots that shared pages
+//! have copies of them afterwards; an interrupted scrub begins at the
+//! beginning for ever; and whoever reads, clones, removes or goes back to a
+//! snapshot while it gets its new root finds neither the old one nor the new
+//! one, or gets back one that was removed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+// What these have for other tests is not all used here.
+#[allow(dead_code)]
+#[path = "maintain/hook.rs"]
+mod hook;
+#[allow(dead_code)]
+#[path = "maintain/world.rs"]
+mod world;
+
+#[path = "scrub/races.rs"]
+mod races;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use archipelago::backend::memory::Memory;
+use archipelago::backend::{Backend, BackendExt};
+use archipelago::catalog::{scrub as states, snapshot as snapshots, volume as names};
+use archipelago::maintain::check::{self, CheckOptions};
+use archipelago::maintain::scrub::{self, Report, ScrubOptions};
+use archipelago::name::{prefix, ObjectName};
+use archipelago::store::Store;
+
+use world::{gc, make_clone, name, new_store, open, snap, store_on, write};
+use world::{assert_sound, Content, Expected, Seeded, BLOCK, SIZE};
+
+/// Nobody else maintains for long here.
+pub fn options() -> ScrubOptions {
+    ScrubOptions { patience: Duration::ZERO, ..ScrubOptions::default() }
+}
+
+pub fn run(store: &Store) -> Report {
+    scrub::run(store, &options(), &mut |_| {}).unwrap()
+}
+
+/// A volume with three snapshots over whole blocks, layers and zeroes, a clone
+/// of one, and changes that no snapshot has.
+pub fn base() -> (Memory, Store, Expected) {
+    let (memory, store) = new_store();
+    let mut expected = Expected::default();
+    names::create(&store, &name("v"), SIZE, BLOCK).unwrap();
+    let volume = open(&store, "v");
+    let mut content = Content::zeroes(SIZE);
+    let mut take = |content: &Content, text: &str| {
+        volume.snapshot(&snap(text)).unwrap();
+        volume.publish_all().unwrap();
+        expected.snapshots.insert(("v".into(), text.into()), content.clone());
+    };
+    write(&volume, &mut content, 0, 6 * BLOCK, 1);
+    write(&volume, &mut content, 1025 * BLOCK, 2 * BLOCK, 2);
+    take(&content, "a");
+    write(&volume, &mut content, BLOCK, 4096, 3);
+    write(&volume, &mut content, 2 * BLOCK + 4096, 8192, 4);
+    take(&content, "b");
+    write(&volume, &mut content, BLOCK + 8192, 4096, 5);
+    write(&volume, &mut content, 20 * BLOCK + 512, 512, 6);
+    take(&content, "c");
+    write(&volume, &mut content, 3 * BLOCK, BLOCK, 7);
+    write(&volume, &mut content, 4 * BLOCK, 4096, 8);
+    volume.settle_all().unwrap();
+    volume.close().unwrap();
+    make_clone(&store, "v", "b", "k").unwrap();
+    let clone = open(&store, "k");
+    let mut cloned = expected.snapshots[&("v".into(), "b".into())].clone();
+    write(&clone, &mut cloned, 0, 4096, 9);
+    clone.settle_all().unwrap();
+    clone.close().unwrap();
+    expected.volumes.insert("v".into(), content);
+    expected.volumes.insert("k".into(), cloned);
+    (memory, store, expected)
+}
+
+fn blocks(store: &Store) -> Vec<ObjectName> {
+    store.blocks().list_all(prefix::BLOCKS).unwrap()
+}
+
+fn flip(memory: &Memory, name: &ObjectName, at: u64, bit: u8) {
+    let mut byte = [0];
+    memory.read_at(name, at, &mut byte).unwrap();
+    memory.write_at(name, at, &[byte[0] ^ 1 << bit]).unwrap();
+}
+
+/// Blocks that the snapshots need, found by reading them with each block's
+/// content changed in turn.
+fn sealed(memory: &Memory, store: &Store, expected: &Expected) -> BTreeSet<String> {
+    let is_read = |block: &ObjectName| {
+        (0..BLOCK / 512).any(|sector| {
+            flip(memory, block, sector * 512, 0);
+            let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                Expected { volumes: Default::default(), ..expected.clone() }.assert_on(store, &[], "");
+            }));
+            flip(memory, block, sector * 512, 0);
+            seen.is_err()
+        })
+    };
+    blocks(store).iter().filter(|block| is_read(block)).map(ToString::to_string).collect()
+}
+
+#[test]
+fn every_block_of_a_snapshot_is_summed_once_and_then_compared() {
+    let (memory, store, expected) = base();
+    let sealed = sealed(&memory, &store, &expected);
+    let first = run(&store);
+    assert!(first.is_sound() && first.ended && first.left_snapshots == 0, "{first}");
+    assert_eq!(first.summed.objects, sealed.len() as u64, "{first}");
+    assert_eq!(first.compared.objects, 0);
+    assert!(first.without_sum > 0 && sealed.len() > 9);
+    assert_eq!(first.without_sum + first.summed.objects, blocks(&store).len() as u64);
+    let second = run(&store);
+    assert_eq!((second.summed.objects, second.compared.objects), (0, first.summed.objects), "{second}");
+    assert!(second.is_sound(), "{second}");
+    expected.assert_on(&store, &[], "scrubbed");
+    for _ in 0..3 {
+        gc(&store);
+        assert_sound(&store, "scrubbed");
+    }
+    expected.assert_on(&store, &[], "scrubbed and collected");
+    assert_eq!(run(&store).compared.objects, first.summed.objects);
+}
+
+#[test]
+fn a_flipped_bit_in_a_block_of_a_snapshot_is_told_with_its_owner() {
+    let (memory, store, expected) = base();
+    let sealed = sealed(&memory, &store, &expected);
+    run(&store);
+    let mut dice = Seeded(5);
+    let mut told = 0;
+    for block in blocks(&store) {
+        for _ in 0..40 {
+            let (at, bit) = (dice.next(BLOCK), dice.next(8) as u8);
+            flip(&memory, &block, at, bit);
+            let report = run(&store);
+            // Whether this byte counts, reading tells.
+            let counts = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                Expected { volumes: Default::default(), ..expected.clone() }.assert_on(&store, &[], "");
+            }))
+            .is_err();
+            assert_eq!(report.is_sound(), !counts, "{block} at {at}: {report}");
+            if counts {
+                told += 1;
+                assert!(sealed.contains(&block.to_string()));
+                let [problem] = report.problems.as_slice() else { panic!("{report}") };
+                assert_eq!(problem.object, block.to_string());
+                assert!(problem.owner.as_ref().unwrap().contains("v@"), "{report}");
+                assert_eq!(states::last(&store).unwrap().unwrap().damaged, 1);
+            }
+            flip(&memory, &block, at, bit);
+        }
+    }
+    assert!(told > 200, "{told}");
+    assert!(run(&store).is_sound());
+}
+
+#[test]
+fn a_block_that_is_missing_or_too_short_is_told() {
+    let (memory, store, _) = base();
+    run(&store);
+    let block = blocks(&store).into_iter().find(|block| {
+        memory.delete(block).unwrap();
+        let report = run(&store);
+        let told = report.problems.iter().any(|problem| problem.object == block.to_string());
+        told && report.problems[0].sentence.contains("missing")
+    });
+    let block = block.expect("no missing block was told");
+    memory.create(&block, &[1; 4096]).unwrap();
+    let report = run(&store);
+    assert!(report.problems[0].sentence.contains("4096 bytes"), "{report}");
+}
+
+/// Pages that reach nothing new are not written, and snapshots that shared
+/// pages share the new ones.
+#[test]
+fn pages_stay_shared() {
+    let (_, store) = new_store();
+    names::create(&store, &name("v"), SIZE, BLOCK).unwrap();
+    let volume = open(&store, "v");
+    let mut content = Content::zeroes(SIZE);
+    write(&volume, &mut content, 0, 4 * BLOCK, 1);
+    for number in 0..6 {
+        // Only the second leaf changes.
+        write(&volume, &mut content, 1026 * BLOCK, BLOCK, 10 + number);
+        volume.snapshot(&snap(&format!("s{number}"))).unwrap();
+        volume.publish_all().unwrap();
+    }
+    volume.close().unwrap();
+    let pages = |store: &Store| store.control().list_all(prefix::PAGES).unwrap().len();
+    let before = pages(&store);
+    let report = run(&store);
+    assert_eq!(report.summed.objects, 4 + 6);
+    // A root and a second leaf for each, and one first leaf for all.
+    assert_eq!(pages(&store) - before, 2 * 6 + 1);
+    run(&store);
+    assert_eq!(pages(&store) - before, 2 * 6 + 1);
+}
+
+/// A map that is written anew keeps the sums of what it still names, so that
+/// the next snapshot's scrub reads only what is new.
+#[test]
+fn sums_are_kept_where_a_map_changes() {
+    let (memory, store, _) = base();
+    run(&store);
+    make_clone(&store, "v", "c", "n").unwrap();
+    let volume = open(&store, "n");
+    let mut content = Content::zeroes(SIZE);
+    write(&volume, &mut content, 0, BLOCK, 50);
+    write(&volume, &mut content, 5 * BLOCK + 4096, 4096, 51);
+    volume.snapshot(&snap("s")).unwrap();
+    volume.publish_all().unwrap();
+    volume.close().unwrap();
+    let report = run(&store);
+    assert_eq!(report.summed.objects, 2, "{report}");
+    // The origin and its snapshots go; what the clone has of it is compared
+    // all the same.
+    names::remove(&store, &name("v"), true).unwrap();
+    names::remove(&store, &name("k"), true).unwrap();
+    gc(&store);
+    gc(&store);
+    let left = blocks(&store);
+    let report = run(&store);
+    assert!(report.compared.objects + 1 >= left.len() as u64, "{report}, {} left", left.len());
+    for block in &left[..3] {
+        memory.delete(block).unwrap();
+    }
+    assert!(run(&store).problems.len() >= 2);
+}
+
+/// Ends before block number `STOP_AT`.
+mod stopping {
+    use std::cell::Cell;
+    thread_local!(pub static LEFT: Cell<u64> = const { Cell::new(u64::MAX) });
+    pub fn stop() -> bool {
+        LEFT.with(|left| {
+            left.set(left.get().saturating_sub(1));
+            left.get() == 0
+        })
+    }
+}
+
+#[test]
+fn an_interrupted_scrub_goes_on() {
+    let (_, store, expected) = base();
+    let wanted = run(&base().1).summed.objects;
+    let parts = ScrubOptions { stop: stopping::stop, ..options() };
+    let (mut summed, mut compared, mut runs) = (0, 0, 0);
+    while summed < wanted {
+        stopping::LEFT.set(4);
+        let report = scrub::run(&store, &parts, &mut |_| {}).unwrap();
+        assert!(!report.ended || report.summed.objects + report.compared.objects == 0, "{report}");
+        summed += report.summed.objects;
+        runs += 1;
+        assert!(runs < 20, "{report}");
+    }
+    assert_eq!(summed, wanted, "summed twice");
+    // What was compared while others had no sum is a scrub of its own: the
+    // next ones go from the first to the last, each block once.
+    let restart = ScrubOptions { restart: true, ..parts.clone() };
+    stopping::LEFT.set(4);
+    compared += scrub::run(&store, &restart, &mut |_| {}).unwrap().compared.objects;
+    loop {
+        stopping::LEFT.set(4);
+        let report = scrub::run(&store, &parts, &mut |_| {}).unwrap();
+        compared += report.compared.objects;
+        assert!(report.resumed);
+        if report.ended {
+            break;
+        }
+    }
+    assert_eq!(compared, wanted);
+    let last = states::last(&store).unwrap().unwrap();
+    assert_eq!((last.blocks, last.bytes, last.damaged), (wanted, wanted * BLOCK, 0));
+    assert!(last.ended_s > 0);
+    assert!(!scrub::run(&store, &options(), &mut |_| {}).unwrap().resumed);
+    expected.assert_on(&store, &[], "scrubbed in parts");
+}
+
+#[test]
+fn sums_become_durable_while_others_are_made() {
+    let (memory, store, _) = base();
+    let wanted = run(&base().1).summed.objects;
+    // Dies before it compares: what was published is not summed again.
+    let parts = ScrubOptions {
+        publish_every: Duration::ZERO,
+        stop: stopping::stop,
+        ..options()
+    };
+    stopping::LEFT.set(6);
+    let hook = hook::Hook::new(&memory);
+    let dying = store_on(Arc::clone(&hook) as Arc<_>);
+    let before = snapshots_of(&store);
+    for calls in 0.. {
+        hook.arm(u64::MAX, || {});
+        hook.die_at(calls);
+        stopping::LEFT.set(u64::MAX);
+        let outcome = scrub::run(&dying, &parts, &mut |_| {});
+        if snapshots_of(&store) != before || outcome.is_ok() {
+            break;
+        }
+    }
+    let report = run(&store);
+    assert!(report.summed.objects < wanted && report.compared.objects > 0, "{report}");
+    assert_eq!(report.summed.objects + report.compared.objects, wanted);
+}
+
+fn snapshots_of(store: &Store) -> Vec<u64> {
+    let found = snapshots::list_all(store).unwrap();
+    found.iter().map(|snapshot| snapshot.number).collect()
+}
+
+/// What a scrub notes of itself is not worth a scrub that does not run.
+#[test]
+fn a_damaged_note_is_told_and_begun_anew() {
+    let (memory, store, _) = base();
+    run(&store);
+    let [name] = store.control().list_all(prefix::SCRUBS).unwrap().try_into().unwrap();
+    flip(&memory, &name, 70, 3);
+    let report = check::run(&store, &CheckOptions::default(), &mut |_| {}).unwrap();
+    assert_eq!(report.problems[0].object, name.to_string(), "{report}");
+    let report = run(&store);
+    assert!(report.is_sound() && !report.resumed && report.compared.objects > 9, "{report}");
+    assert_sound(&store, "scrubbed again");
+}
+
+/// A limit is kept, about.
+#[test]
+fn a_limit_slows_it_down() {
+    let (_, store, _) = base();
+    let report = run(&store);
+    let limit = ScrubOptions { bytes_per_s: Some(report.read_bytes * 4), ..options() };
+    let began = std::time::Instant::now();
+    scrub::run(&store, &limit, &mut |_| {}).unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
+}
