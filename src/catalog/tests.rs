@@ -23,6 +23,7 @@ use crate::store::Store;
 
 mod formats;
 mod leases;
+mod limits;
 mod races;
 
 const MIB: u64 = 1 << 20;

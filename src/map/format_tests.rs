@@ -200,6 +200,7 @@ fn the_largest_page_is_not_refused() {
             leaf.summed = true;
         }
         assert!(data.len() as u64 <= page_bytes_max(granules), "{} bytes", data.len());
+        assert!(page_bytes_max(granules) < data.len() as u64 + 4096, "and not much more is read");
         assert_eq!(decode(&NAME, &data, granules).unwrap(), page);
     }
 }

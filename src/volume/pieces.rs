@@ -213,6 +213,24 @@ mod tests {
     }
 
     #[test]
+    fn beyond_a_cut_off_nothing_is_left() {
+        let mut pieces = Pieces::default();
+        for block in 0..5 {
+            pieces.insert(block, blank(0, 100, 10 + block));
+        }
+        assert_eq!((pieces.block_count(), pieces.is_empty()), (5, false));
+        pieces.cut_off(1, 40);
+        assert_eq!(ranges(&pieces), [(0, 40, 11)]);
+        assert_eq!((pieces.block_count(), pieces.oldest()), (2, Some((10, 0))));
+        assert_eq!(pieces.by_age().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(pieces.of(1).map(|block| (block.is_empty(), block.last_position())), Some((false, 11)));
+        pieces.cut_off(1, 0);
+        assert!(pieces.of(1).is_none() && pieces.of(0).is_some());
+        pieces.cut_off(0, 0);
+        assert!(pieces.is_empty());
+    }
+
+    #[test]
     fn touching_counts_whole_granules() {
         let mut pieces = Pieces::default();
         pieces.insert(1, blank(100, 200, 1));
