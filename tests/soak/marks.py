@@ -115,11 +115,24 @@ class Replay:
         self.lab.servers.remove(self.server)
 
     def ask(self, command, offset=0, length=0, data=b""):
-        self.client.send(1, command, offset, length, data)
-        _, error, content = self.client.receive()
+        try:
+            self.client.send(1, command, offset, length, data)
+            _, error, content = self.client.receive()
+        except nbd.Gone:
+            raise Failure(f"the server is gone: {self.server.said()}") from None
         if error:
             raise Failure(f"a request at {offset} failed with error {error}")
         return content
+
+    def write(self, offset, data):
+        """NBD takes 32 MiB at most at a time; mkfs zeroes more at once."""
+        for at in range(0, len(data), 8 << 20):
+            part_of_it = data[at:at + (8 << 20)]
+            self.ask(nbd.WRITE, offset + at, len(part_of_it), part_of_it)
+
+    def read(self, offset, length):
+        return b"".join(self.ask(nbd.READ, at, min(8 << 20, offset + length - at))
+                        for at in range(offset, offset + length, 8 << 20))
 
     def bytes_of(self, entry):
         if entry.flags & DISCARD:
@@ -135,7 +148,7 @@ class Replay:
                 self.ask(nbd.WRITE_ZEROES, entry.offset, entry.length)
                 self.ask(nbd.TRIM, entry.offset, entry.length)
             else:
-                self.ask(nbd.WRITE, entry.offset, entry.length, data)
+                self.write(entry.offset, data)
             self.since.append((entry, bytes(self.model[entry.offset:entry.offset + entry.length])))
             self.model[entry.offset:entry.offset + entry.length] = data
         if entry.flags & FLUSH:
@@ -187,7 +200,7 @@ class Replay:
         self.kills += 1
         self.open()
         for at, (entry, _) in enumerate(self.since):
-            content = self.ask(nbd.READ, entry.offset, entry.length) if entry.length else b""
+            content = self.read(entry.offset, entry.length)
             for sector in range(0, entry.length, SECTOR):
                 place = entry.offset + sector
                 may = [before[place - other.offset:][:SECTOR] if versions else
@@ -202,7 +215,7 @@ class Replay:
             if entry.flags & DISCARD:
                 self.ask(nbd.WRITE_ZEROES, entry.offset, entry.length)
             else:
-                self.ask(nbd.WRITE, entry.offset, entry.length, self.bytes_of(entry))
+                self.write(entry.offset, self.bytes_of(entry))
         self.wholes += 1
         self.same(0, len(self.model), "after a kill between two flushes")
 

@@ -175,6 +175,18 @@ class Cluster:
         if self.process.wait(120) != 0:
             raise Failure(f"PostgreSQL does not end cleanly: {self.last_words()}")
 
+    def die(self, sessions):
+        """At once, with all of its processes: SIGQUIT has the postmaster see to them."""
+        if self.process.poll() is None:
+            self.process.send_signal(soak.signal.SIGQUIT)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for session in sessions:
+            session.end()
+
     def load(self):
         return [Session(self, number, soak.random.Random(self.dice.random())) for number in range(SESSIONS)]
 
@@ -231,11 +243,7 @@ def rounds(lab, dice, kind, count, outside):
             if dice.random() < 0.4:
                 stack.live_snapshot()
                 soak.time.sleep(dice.uniform(0, 0.5))
-            stack.die()
-            for session in sessions:
-                session.end()
-            cluster.process.kill()
-            cluster.process.wait()
+            stack.die(lambda: cluster.die(sessions))
             stack.between()
             stack.up()
             cluster.start()
@@ -247,9 +255,7 @@ def rounds(lab, dice, kind, count, outside):
                 say(f"postgres on {kind}: {at} kills, {cluster.committed()} transactions")
         cluster.stop()
     finally:
-        if cluster.process.poll() is None:
-            cluster.process.kill()
-            cluster.process.wait()
+        cluster.die(())
     stack.down()
     return (f"{kind}: {stack.told()}; {cluster.committed()} transactions of {SESSIONS} sessions, every "
             f"acknowledged one there after each kill; {deep} times every table, index and page verified")

@@ -26,6 +26,7 @@ nothing, and with a library whose flushes do nothing (`planted.c`); both must be
 import bisect
 import copy
 import os
+import pickle
 import random
 import subprocess
 
@@ -38,6 +39,7 @@ from writelog import Disk, WriteLog
 
 VOLUME_BYTES = 8 * 1024 * 1024 + 5 * SECTOR
 DISK_BYTES = 1 << 30
+WHEN = ("at an answer", "after an opening", "at a flush", "in between")
 MEMORY_MIB = 4096
 # Without a journal ext4 itself loses what was flushed (docs/testing.md): by name only.
 KINDS = ("ext4", "xfs", "btrfs")
@@ -226,12 +228,14 @@ class Inspector:
         start = self.events[first][0]
         answers = [place for place, event in self.events[first:]
                    if event[0] in ("flushed", "durable", "snapshot", "seen", "volume")]
+        openings = [place for place, event in self.events[first:] if event[0] == "seen"]
         flushes = [entry.end for entry in self.log.entries if entry.flags and entry.end >= start]
         others = [end for end in self.ends if end >= start]
         places = []
         while len(places) < count:
             why, among = self.dice.choice((("at an answer", answers), ("at an answer", answers),
-                                           ("at a flush", flushes), ("in between", others)))
+                                           ("after an opening", openings), ("at a flush", flushes),
+                                           ("in between", others)))
             if only in (None, why):
                 places.append((self.dice.choice(among), why))
         return [(place, bisect.bisect_right(self.ends, place), why) for place, why in sorted(places)]
@@ -379,11 +383,22 @@ def one_life(lab, subject, start_disk, facts, dice, seconds, planted=None):
     return recorder
 
 
+def evidence(lab, events, place):
+    """Keeps what a failure can be looked at with: times are not part of a seed."""
+    folder = os.path.join(os.path.dirname(lab.dir), "soak-failure")
+    os.makedirs(folder, exist_ok=True)
+    for name in ("record", "start.raw", "image.raw"):
+        lab.run("cp", "--sparse=always", lab.path("memory", name), folder)
+    with open(os.path.join(folder, "events"), "wb") as file:
+        pickle.dump((place, events), file)
+    return folder
+
+
 def run_kind(lab, kind, dice, lives, seconds, images, subject=None):
     """Lives on one kind of file system; returns what was done, in words."""
     subject = subject or Volume(lab)
     start_disk = fresh_disk(lab, kind)
-    facts, looked, seen = Facts(), 0, {"at an answer": 0, "at a flush": 0, "in between": 0}
+    facts, looked, seen = Facts(), 0, dict.fromkeys(WHEN, 0)
     answered = flushes = kills = writes = 0
     for life in range(1, lives + 1):
         recorder = one_life(lab, subject, start_disk, copy.deepcopy(facts), dice, seconds)
@@ -404,7 +419,8 @@ def run_kind(lab, kind, dice, lives, seconds, images, subject=None):
                 inspector.look(image, at % 8 == 0)
             except Failure as error:
                 raise Failure(f"{kind}, life {life}, power lost {why}, after {count} requests to the "
-                              f"disk, with {words}: {error}") from error
+                              f"disk, with {words}: {error}; all of it is in "
+                              f"{evidence(lab, recorder.trace.events, place)}") from error
             looked, seen[why] = looked + 1, seen[why] + 1
         inspector.close()
         os.replace(lab.path("memory", "next.raw"), start_disk)
@@ -418,9 +434,11 @@ def run_kind(lab, kind, dice, lives, seconds, images, subject=None):
 
 
 def part(lab, dice, short, words):
-    """The kinds of file system that are named, or all, and the two controls."""
-    kinds = words or (KINDS[:2] if short else KINDS)
-    lives, seconds, images = (1, 1.5, 8) if short else (6, 4, 60)
+    """The two controls, and the kinds of file system that are named, or all. A number
+    is how many lives each has."""
+    kinds = [word for word in words if not word.isdigit()] or (KINDS[:2] if short else KINDS)
+    lives, seconds, images = (1, 1.5, 8) if short else (6, 4, 50)
+    lives = next((int(word) for word in words if word.isdigit()), lives)
     for what in ("disk", "library"):
         soak.need_kind("ext4")
         yield control(lab, dice, seconds, what, 1 if short else 24)

@@ -143,6 +143,17 @@ def wait_for_progress(bases, users, before):
         soak.time.sleep(0.01)
 
 
+def end(users):
+    """Their file system fails, and they with it; one that does not notice is ended."""
+    until = soak.time.monotonic() + 10
+    for user in users:
+        try:
+            user.wait(max(0.1, until - soak.time.monotonic()))
+        except subprocess.TimeoutExpired:
+            user.kill()
+            user.wait()
+
+
 def rounds(lab, dice, kind, count):
     stack = Stack(lab, dice, kind)
     bases, looked = Bases(lab, stack), 0
@@ -158,7 +169,7 @@ def rounds(lab, dice, kind, count):
             # What came later may be in it or not; what was begun by now bounds it.
             promised = {name: [held[0], bases.promised()[name][1]] for name, held in promised.items()}
             soak.time.sleep(dice.uniform(0, 0.3))
-        stack.die(users)
+        stack.die(lambda: end(users))
         promised_now = bases.promised()
         if live:
             stack.look_at(live, lambda place: bases.look(place, promised))

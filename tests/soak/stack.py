@@ -7,9 +7,7 @@ as in a loss of power of a guest.
 
 import os
 import random
-import subprocess
 
-import lab as soak
 from lab import Failure, Server, export_fuse, volume_node
 
 
@@ -39,20 +37,14 @@ class Stack:
         self.serve()
         self.lab.mount_file(self.file, self.place)
 
-    def die(self, users=()):
-        """SIGKILL, now. The users of the file system end by its errors, or are ended."""
+    def die(self, end_users):
+        """SIGKILL, now. Then those who use the file system are ended, and it with them."""
         if not self.server.alive():
             raise Failure(f"qemu-storage-daemon ended by itself under load: {self.server.said()}")
         self.server.kill()
         self.kills += 1
         self.lab.servers.remove(self.server)
-        end = soak.time.monotonic() + 10
-        for user in users:
-            try:
-                user.wait(max(0.1, end - soak.time.monotonic()))
-            except subprocess.TimeoutExpired:
-                user.kill()
-                user.wait()
+        end_users()
         self.lab.unmount(self.place, lazy=True)
         self.lab.unmount(self.file, lazy=True)
 
