@@ -9,6 +9,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)/release
 VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
 STATES ?= 5000000
 FUZZ_S ?= 600
+MUTANTS_S ?= 3600
 INSTALL := install
 MANDIR = $(PREFIX)/share/man/man1
 BASH_WORDS = $(PREFIX)/share/bash-completion/completions
@@ -16,7 +17,7 @@ ZSH_WORDS = $(PREFIX)/share/zsh/site-functions
 FISH_WORDS = $(PREFIX)/share/fish/vendor_completions.d
 
 .DEFAULT_GOAL := build
-.PHONY: build demo check bench crash fuzz soak install uninstall clean help
+.PHONY: build demo check bench crash fuzz soak mutants install uninstall clean help
 
 ## build      the library, the command and what `install` installs
 build:
@@ -54,6 +55,13 @@ fuzz:
 soak: build
 	@scripts/bootstrap soak
 	@tests/soak/run $(SOAK)
+
+## mutants    break the library in thousands of small ways; goes on where it ended (MUTANTS_S=3600)
+mutants:
+	@scripts/bootstrap build rust
+	@$(CARGO) mutants --version >/dev/null 2>&1 || \
+	    { echo "cargo-mutants is missing: cargo install --locked cargo-mutants" >&2; exit 1; }
+	@tests/mutants/run --time $(MUTANTS_S)
 
 ## install    into PREFIX (/usr/local), below DESTDIR if that is set
 install:
