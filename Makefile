@@ -10,6 +10,7 @@ VERSION := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
 STATES ?= 5000000
 FUZZ_S ?= 600
 MUTANTS_S ?= 3600
+SCHEDULES ?= 6000
 INSTALL := install
 MANDIR = $(PREFIX)/share/man/man1
 BASH_WORDS = $(PREFIX)/share/bash-completion/completions
@@ -17,7 +18,7 @@ ZSH_WORDS = $(PREFIX)/share/zsh/site-functions
 FISH_WORDS = $(PREFIX)/share/fish/vendor_completions.d
 
 .DEFAULT_GOAL := build
-.PHONY: build demo check bench crash fuzz soak mutants install uninstall clean help
+.PHONY: build demo check bench crash fuzz soak mutants schedules install uninstall clean help
 
 ## build      the library, the command and what `install` installs
 build:
@@ -62,6 +63,12 @@ mutants:
 	@$(CARGO) mutants --version >/dev/null 2>&1 || \
 	    { echo "cargo-mutants is missing: cargo install --locked cargo-mutants" >&2; exit 1; }
 	@tests/mutants/run --time $(MUTANTS_S)
+
+## schedules  thousands of orders of the library's own locks (SCHEDULES=6000)
+schedules:
+	@scripts/bootstrap build rust
+	@ARCHIPELAGO_SCHEDULES=$(SCHEDULES) $(CARGO) test --release --locked --no-default-features --features model \
+	    --test shuttle -- --nocapture && echo "schedules: every story holds in $(SCHEDULES) orders, every planted fault is found"
 
 ## install    into PREFIX (/usr/local), below DESTDIR if that is set
 install:

@@ -7,6 +7,9 @@ use crate::name::Id;
 
 /// A point in monotonic time; meaningful in this process only.
 pub fn now() -> Instant {
+    #[cfg(feature = "model")]
+    return standing::now();
+    #[cfg(not(feature = "model"))]
     Instant::now()
 }
 
@@ -25,6 +28,11 @@ pub fn sleep(time: Duration) {
     if seeded::is_hurried() {
         return;
     }
+    #[cfg(feature = "model")]
+    standing::advance_to(now() + time);
+    #[cfg(feature = "model")]
+    crate::sync::yield_now();
+    #[cfg(not(feature = "model"))]
     std::thread::sleep(time);
 }
 
@@ -83,5 +91,32 @@ pub mod seeded {
             let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
             Some(mixed ^ (mixed >> 31))
         })
+    }
+}
+
+/// Time that stands still but for who waits for it, so that a schedule of the
+/// model checker can be played again.
+#[cfg(feature = "model")]
+pub mod standing {
+    use std::cell::Cell;
+    use std::time::{Duration, Instant};
+
+    thread_local! {
+        static BEGAN: Instant = Instant::now();
+        static PASSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+
+    /// It is the beginning again.
+    pub fn begin() {
+        PASSED.set(Duration::ZERO);
+    }
+
+    pub(super) fn now() -> Instant {
+        BEGAN.with(|began| *began + PASSED.get())
+    }
+
+    pub fn advance_to(until: Instant) {
+        let passed = BEGAN.with(|began| until.saturating_duration_since(*began));
+        PASSED.set(PASSED.get().max(passed));
     }
 }

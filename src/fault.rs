@@ -65,10 +65,50 @@ pub enum Planted {
     PublishUnknownIsDone,
     /// 6: a segment is deleted before a head says that its number is used.
     NumberForgotten,
+    /// Locks: who sends work to sleeping threads wakes none.
+    WorkUntold,
+    /// Locks: work is told of before it is there.
+    WorkToldEarly,
+    /// Locks: the last request to leave does not look who is about to wait.
+    DrainToldUnlocked,
+    /// Locks: a device is closed while requests are in flight.
+    ClosedWithoutDrain,
+    /// Locks: a volume is handed over while requests are in flight.
+    HandedOverOpen,
+    /// Locks: a write that finds the log full waits without a word.
+    ParkedUntold,
+    /// Locks: who comes while a sync runs is forgotten.
+    FlushForgotten,
+    /// Locks: whether a range is free is asked before the lock is taken.
+    RangeAskedUnlocked,
+    /// Locks: others' requests are completed by who settles.
+    CompletedUnderLock,
+    /// Locks: a log segment is known before it is part of the log.
+    SegmentKnownEarly,
+    /// Locks: who leads the log gives that up before it has looked again.
+    LeaderLeavesEarly,
+    /// Locks: a lease is given back while a renewal is under way.
+    RenewalNotStopped,
 }
 
 impl Planted {
-    /// All but `None`.
+    /// Those that take several threads: tests/shuttle has to find them.
+    pub const LOCKS: &'static [Planted] = &[
+        Planted::WorkUntold,
+        Planted::WorkToldEarly,
+        Planted::DrainToldUnlocked,
+        Planted::ClosedWithoutDrain,
+        Planted::HandedOverOpen,
+        Planted::ParkedUntold,
+        Planted::FlushForgotten,
+        Planted::RangeAskedUnlocked,
+        Planted::CompletedUnderLock,
+        Planted::SegmentKnownEarly,
+        Planted::LeaderLeavesEarly,
+        Planted::RenewalNotStopped,
+    ];
+
+    /// Those that one thread is enough for: tests/crash has to find them.
     pub const ALL: &'static [Planted] = &[
         Planted::LogNotSynced,
         Planted::SettleClaimsLaterPieces,

@@ -19,7 +19,7 @@
 //!          |
 //!       backend                 named objects in one kind of place
 //!          |
-//!  error name config codec clock thread sys presence fault
+//!  error name config codec clock thread sync sys presence fault
 //! ```
 
 pub mod clock;
@@ -29,6 +29,7 @@ pub mod error;
 pub mod fault;
 pub mod name;
 pub mod presence;
+pub mod sync;
 pub mod sys;
 pub mod thread;
 

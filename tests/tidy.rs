@@ -30,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
     &["log"],
     &["store"],
     &["backend"],
-    &["error", "name", "config", "codec", "clock", "thread", "sys", "presence", "fault"],
+    &["error", "name", "config", "codec", "clock", "thread", "sync", "sys", "presence", "fault"],
 ];
 
 const FILE_LINES: usize = 600;
@@ -41,10 +41,10 @@ const DRIVER_LINES: usize = 1400;
 /// Banned words of code: what, where it is allowed, what to use instead. A place is
 /// the beginning of a path below src/.
 const BANNED: &[(&str, &[&str], &str)] = &[
-    ("std::thread::spawn", &["thread/mod.rs"], "crate::thread::spawn: named, with signals blocked"),
-    ("std::thread::Builder", &["thread/mod.rs"], "crate::thread::spawn: named, with signals blocked"),
+    ("std::thread::spawn", &[], "crate::thread::spawn: named, with signals blocked"),
+    ("std::thread::Builder", &["sync/mod.rs"], "crate::thread::spawn: named, with signals blocked"),
     ("std::thread::scope", &[], "crate::thread::spawn: named, with signals blocked"),
-    ("std::thread::{", &["thread/mod.rs"], "one path for each import of std::thread"),
+    ("std::thread::{", &["sync/mod.rs"], "one path for each import of std::thread"),
     ("use std::thread;", &[], "crate::thread; std::thread:: in full for what it lacks"),
     ("Instant::now", &["clock.rs"], "crate::clock::now"),
     ("SystemTime", &["clock.rs"], "crate::clock::wall"),
@@ -54,10 +54,18 @@ const BANNED: &[(&str, &[&str], &str)] = &[
     ("process::exit", &[], "an error, or an ExitCode from main"),
     ("process::abort", &[], "an error"),
     ("std::env", &["config.rs", "cli/", "capi/logger.rs"], "crate::config"),
-    ("thread_local!", &["fault.rs", "clock.rs"], "state that is handed along: callers switch threads"),
-    ("std::sync::Mutex", &[], "parking_lot::Mutex"),
-    ("std::sync::RwLock", &[], "parking_lot::RwLock"),
-    ("std::sync::Condvar", &[], "parking_lot::Condvar"),
+    ("thread_local!", LOCALS, "state that is handed along: callers switch threads"),
+    ("std::thread::JoinHandle", &[], MODELLED),
+    ("std::thread::sleep", SLEEPERS, "crate::clock::sleep"),
+    ("std::sync::Mutex", &[], "crate::sync::Mutex"),
+    ("std::sync::RwLock", &[], "crate::sync::RwLock"),
+    ("std::sync::Condvar", &[], "crate::sync::Condvar"),
+    ("std::sync::Barrier", &[], "crate::sync"),
+    ("std::sync::mpsc", &[], "crate::sync::channel"),
+    ("std::sync::atomic", &["sync/mod.rs", "sys/", "backend/faulty.rs"], MODELLED),
+    ("parking_lot", &["sync/mod.rs", "sys/"], MODELLED),
+    ("crossbeam_channel", &["sync/mod.rs"], MODELLED),
+    ("shuttle::", &["sync/model.rs"], "crate::sync"),
     ("libc::fork", &[], "nothing: QEMU's sandbox forbids it"),
     ("libc::exec", &[], "nothing: QEMU's sandbox forbids it"),
     ("print!", &["cli/output.rs"], "cli::output, or ::log in the library"),
@@ -66,7 +74,7 @@ const BANNED: &[(&str, &[&str], &str)] = &[
     ("eprintln!", &["cli/output.rs"], "cli::output, or ::log in the library"),
     ("dbg!", &[], "::log::debug!"),
     (".unwrap()", &[], "an error"),
-    (".expect(", &[], "an error"),
+    (".expect(", &["sync/model.rs"], "an error"),
     ("panic!", &[], "an error of kind Internal"),
     ("assert!", &[], "an error of kind Internal"),
     ("assert_eq!", &[], "an error of kind Internal"),
@@ -75,6 +83,13 @@ const BANNED: &[(&str, &[&str], &str)] = &[
     ("todo!", &[], "the code"),
     ("unimplemented!", &[], "the code"),
 ];
+
+/// Test doubles of time and locks, and planted faults.
+const LOCALS: &[&str] = &["fault.rs", "clock.rs", "sync/model.rs"];
+const MODELLED: &str = "crate::sync, where a model checker can decide";
+/// What waits although a test hurries.
+const SLEEPERS: &[&str] =
+    &["clock.rs", "sys/", "backend/faulty.rs", "backend/faulty_data.rs", "maintain/gc.rs"];
 
 /// Words that mean something else elsewhere, and notes to nobody.
 const WORDS: &[&str] = &["chunk", "extent", "pool", "peer", "vlmc", "xseg", "todo", "fixme"];

@@ -17,7 +17,6 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use super::dir_create::{self, Creator};
@@ -33,6 +32,7 @@ use super::{Backend, Capabilities, DataPath, Lock, LockMode, ObjectStat};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
+use crate::sync::atomic::AtomicBool;
 
 /// Enough for every object there is; ext4 allows 16 TiB.
 const OBJECT_BYTES_MAX: u64 = 1 << 40;

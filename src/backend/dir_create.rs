@@ -3,7 +3,6 @@
 //! it shows is whole.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use super::dir_io::is_unsupported;
@@ -14,6 +13,7 @@ use super::dir_sys::{Files, Handle, SyncSite};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Left-over files older than this are removed. A creator that was stopped
 /// for longer finds its file gone and reports a failure: nothing is applied.

@@ -18,7 +18,6 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use super::dir::io_error;
@@ -27,6 +26,8 @@ use super::memory::beyond_end;
 use super::{DataPath, Done, Job, Then};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::file;
 use crate::sys::iobuf::IoBuf;
 use crate::sys::uring::{Operation, Ring};
@@ -278,7 +279,7 @@ impl Shared {
         };
         let (write, offset_bytes, buf) = (request.write, request.offset_bytes, request.buf.clone());
         // The operation comes back with the request in it if it is refused.
-        let slot = Arc::new(parking_lot::Mutex::new(Some((request, file))));
+        let slot = Arc::new(Mutex::new(Some((request, file))));
         let (shared, taken) = (Arc::clone(self), Arc::clone(&slot));
         let complete = Box::new(move |result| {
             let held = taken.lock().take();

@@ -13,16 +13,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-
-use parking_lot::Mutex;
 
 use super::dir_gate::Gate;
 use super::dir_layout;
 use super::dir_sys::{Files, Handle, SyncSite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Marks of clean objects that are kept. Beyond that they are forgotten,
 /// which costs one needless sync each.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 /// Submits a request that had to wait. It counts as let in.
 pub type Deferred = Box<dyn FnOnce() + Send>;

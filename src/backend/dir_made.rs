@@ -10,9 +10,9 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::dir_sys::{Files, Handle, SyncSite};
+
+use crate::sync::Mutex;
 
 /// Directories held open.
 const HELD_MAX: usize = 64;

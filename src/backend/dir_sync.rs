@@ -6,11 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::dir_files::{sync_error, Access, Covered, Mark, OpenFiles};
 use super::dir_layout::{self, Place};
@@ -19,6 +16,8 @@ use super::dir_sys::{Files, Handle, SyncSite};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex};
 use crate::thread;
 
 /// Objects that are synced each by itself where `syncfs` would do.

@@ -3,16 +3,16 @@
 //! alone.
 
 use std::fmt;
+// Nobody waits for what they count: a model checker need not stop at them.
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use super::faulty_data::FaultyData;
 use super::{Backend, Capabilities, DataPath, Lock, LockMode, ObjectStat};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
+use crate::sync::Mutex;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {

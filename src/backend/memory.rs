@@ -6,12 +6,11 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
-
 use super::order::{first_with, ByText};
 use super::{Backend, Capabilities, DataPath, Lock, LockMode, ObjectStat};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
+use crate::sync::{Mutex, RwLock};
 
 /// What an object is kept in; granules of zeroes that were never written take
 /// no room.

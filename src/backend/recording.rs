@@ -8,12 +8,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::memory::Memory;
 use super::{Backend, Capabilities, DataPath, Lock, LockMode, ObjectStat};
 use crate::error::{ErrorKind, Result};
 use crate::name::ObjectName;
+use crate::sync::Mutex;
 
 /// What a crash may tear a write into.
 pub const SECTOR_BYTES: u64 = 512;

@@ -5,11 +5,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::{Backend, Capabilities, DataPath, Lock, LockMode, ObjectStat};
 use crate::error::Result;
 use crate::name::{Id, ObjectName};
+use crate::sync::Mutex;
 
 /// What is remembered at most; what comes later is read each time.
 const BYTES_MAX: usize = 128 << 20;

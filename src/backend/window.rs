@@ -1,11 +1,10 @@
 //! A bounded number of requests in flight on a data path, for one thread that
 //! hands them over and waits for them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex};
 
 /// Counts requests in flight, of the even and of the odd rounds.
 #[derive(Debug)]

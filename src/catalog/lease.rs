@@ -362,7 +362,7 @@ fn lock(store: &Store, volume: Id, volume_name: &str, mode: LockMode) -> Result<
                 if tries >= LOCK_TRIES {
                     return Err(explain(store, volume, volume_name, mode));
                 }
-                std::thread::sleep(LOCK_PAUSE);
+                clock::sleep(LOCK_PAUSE);
             }
             other => return other,
         }

@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::workers::guarded;
 use super::Inner;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault::{self, Planted};
+use crate::sync::{Condvar, JoinHandle, Mutex};
 use crate::thread;
 use crate::volume::Mode;
 
@@ -48,7 +48,7 @@ struct State {
 pub struct Background {
     state: Mutex<State>,
     wakeup: Condvar,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Background {
@@ -85,7 +85,9 @@ impl Background {
         // There was none for what had been allowed.
         state.credit_bytes = 0.0;
         state.parked.push_back(Parked { bytes, then });
-        self.wakeup.notify_one();
+        if !fault::on(Planted::ParkedUntold) {
+            self.wakeup.notify_one();
+        }
     }
 
     /// Lets those go on, longest waiting first, who want no more than `bytes`

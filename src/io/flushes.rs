@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::request::Once;
 use super::workers::{guarded, Serving, Workers};
 use crate::backend::{DataPath, Job, Then};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault::{self, Planted};
+use crate::sync::Mutex;
 use crate::volume::{Begun, Volume};
 
 struct Waiting {
@@ -101,7 +101,7 @@ impl Shared {
         Box::new(move || {
             let more = {
                 let mut queue = self.queue.lock();
-                queue.syncing = !queue.waiting.is_empty();
+                queue.syncing = !queue.waiting.is_empty() && !fault::on(Planted::FlushForgotten);
                 queue.syncing
             };
             if more {

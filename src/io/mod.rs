@@ -7,24 +7,25 @@
 //! the log by the log's thread, together with what else is waiting; carried
 //! out by a worker, where something may block.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::backend::DataPath;
 use crate::catalog::volume as names;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault::{self, Planted};
 use crate::log::Later;
 use crate::name::{Id, SnapshotName, VolumeName};
 use crate::store::Store;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::sys::iobuf::IoBuf;
-use crate::volume::{Listed, Mode, OpenOptions, Status, Volume};
+use crate::volume::{Driver, Listed, Mode, OpenOptions, Status, Volume};
 
 mod background;
 mod flushes;
+mod gate;
 mod ranges;
 mod read;
 mod request;
@@ -34,6 +35,7 @@ mod write;
 pub use request::{Completion, Operation, Request};
 
 use flushes::Flushes;
+use gate::Gate;
 use ranges::Ranges;
 use request::Once;
 use workers::{Serving, Workers};
@@ -73,17 +75,15 @@ struct Inner {
     log_thread: Arc<Workers>,
     /// Runs a job on the log's thread.
     later: Later,
+    driver: Driver,
     flushes: Flushes,
     background: background::Background,
-    in_flight: AtomicUsize,
-    drain: Mutex<()>,
-    drained: Condvar,
+    gate: Gate,
     /// Milliseconds since the device was opened, of the last request.
     last_request_ms: AtomicU64,
     /// When the log was told of one, in ms since it was opened; 0: never.
     last_failure_ms: AtomicU64,
     opened: std::time::Instant,
-    closing: AtomicBool,
 }
 
 impl std::fmt::Debug for Inner {
@@ -106,6 +106,29 @@ fn reopen(store: &Store, options: &mut DeviceOptions, id: Id) -> Result<Arc<Volu
     Volume::open_id(store, options.volume.as_str(), id, &options.open)
 }
 
+/// Runs jobs on this thread while it is there. Does not keep it: the volume
+/// that it serves has this.
+fn on(thread: &Arc<Workers>) -> Later {
+    let thread = Arc::downgrade(thread);
+    Arc::new(move |job| match thread.upgrade() {
+        Some(thread) => thread.run_or_here(job),
+        None => job(),
+    })
+}
+
+/// Has the log driven on its thread.
+fn driver(data_path: Option<Arc<dyn DataPath>>, later: &Later) -> Driver {
+    let later = Arc::clone(later);
+    let data_path = data_path.filter(|path| path.alignment_bytes() > 1);
+    Arc::new(move |volume| {
+        let (path, then) = (data_path.clone(), Arc::clone(&later));
+        later(Box::new(move || match path {
+            Some(path) => volume.drive_log_native(&path, &then),
+            None => volume.drive_log(),
+        }));
+    })
+}
+
 impl Device {
     /// Opens a volume or snapshot and starts its threads.
     pub fn open(store: Store, options: DeviceOptions) -> Result<Device> {
@@ -122,10 +145,11 @@ impl Device {
     fn start(store: Store, options: DeviceOptions, volume: &Arc<Volume>) -> Result<Device> {
         let serving: Serving = Arc::new(RwLock::new(Arc::clone(volume)));
         let log_thread = Workers::start("arch-log", 1, &serving)?;
-        let on_log_thread = Arc::clone(&log_thread);
         let data_path = store.blocks().data_path();
+        let later = on(&log_thread);
         let inner = Arc::new(Inner {
-            later: Arc::new(move |job| on_log_thread.run(job)),
+            driver: driver(data_path.clone(), &later),
+            later,
             size_bytes: AtomicU64::new(volume.size_bytes()),
             volume: Arc::clone(&serving),
             ranges: Ranges::default(),
@@ -134,16 +158,14 @@ impl Device {
             flushes: Flushes::start(options.no_flush, &serving, data_path.clone())?,
             data_path,
             background: background::Background::default(),
-            in_flight: AtomicUsize::new(0),
-            drain: Mutex::new(()),
-            drained: Condvar::new(),
+            gate: Gate::default(),
             last_request_ms: AtomicU64::new(0),
             last_failure_ms: AtomicU64::new(0),
             opened: clock::now(),
-            closing: AtomicBool::new(false),
             options: Mutex::new(options),
             store,
         });
+        volume.set_driver(Arc::clone(&inner.driver));
         inner.background.start(&inner)?;
         Ok(Device { inner })
     }
@@ -164,21 +186,18 @@ impl Device {
 
     /// Starts a request; `done` runs once, on a thread of this device.
     pub fn submit(&self, request: Request, done: Completion) {
-        let inner = &self.inner;
-        let done = inner.begin(done);
-        match request.operation {
+        self.inner.admit(done, move |inner, done| match request.operation {
             Operation::Read { buf } => inner.read(request.offset_bytes, buf, done),
             Operation::Write { buf, fua } => inner.write(request.offset_bytes, buf, fua, done),
             Operation::Zero { bytes, fua } => inner.zero(request.offset_bytes, bytes, fua, done),
             Operation::Flush => inner.flushes.flush(inner.volume(), done),
             Operation::Resize { shrink } => inner.resize(request.offset_bytes, shrink, done),
-        }
+        });
     }
 
     /// Completes a request that could not even be submitted.
     pub fn fail_later(&self, error: Error, done: Completion) {
-        let done = self.inner.begin(done);
-        self.inner.complete_later(done, Err(error));
+        self.inner.admit(done, move |inner, done| inner.complete_later(done, Err(error)));
     }
 
     /// Reads now if nothing has to be waited for; `None` if it has.
@@ -198,7 +217,7 @@ impl Device {
 
     /// Makes the content that of a snapshot. No request may be in flight.
     pub fn rollback(&self, name: &SnapshotName) -> Result<()> {
-        self.inner.wait_drained();
+        let _shut = self.inner.gate.shut();
         let volume = self.volume();
         volume.rollback(name)?;
         self.inner.size_bytes.store(volume.size_bytes(), Ordering::Release);
@@ -259,9 +278,10 @@ impl Device {
     }
 
     /// Ends the use of the volume in one mode and opens it in another. If
-    /// that fails, the old mode is tried again.
+    /// that fails, the old mode is tried again. What is submitted meanwhile
+    /// waits for that.
     fn change_mode(&self, mode: Mode) -> Result<()> {
-        self.inner.wait_drained();
+        let _shut = (!fault::on(Planted::HandedOverOpen)).then(|| self.inner.gate.shut());
         let old = self.volume();
         let mut options = self.inner.options.lock();
         let before = options.open.mode;
@@ -288,8 +308,9 @@ impl Device {
     /// last completion has returned.
     pub fn close(self) -> Result<()> {
         let inner = &self.inner;
-        inner.wait_drained();
-        inner.closing.store(true, Ordering::Release);
+        if !fault::on(Planted::ClosedWithoutDrain) {
+            drop(inner.gate.shut());
+        }
         inner.background.stop();
         inner.flushes.stop();
         let result = self.volume().close();
@@ -305,22 +326,31 @@ impl Inner {
     }
 
     fn adopt(&self, volume: Arc<Volume>) {
+        volume.set_driver(Arc::clone(&self.driver));
         self.size_bytes.store(volume.size_bytes(), Ordering::Release);
         *self.volume.write() = volume;
     }
 
-    /// Counts a request until its completion has returned.
-    fn begin(self: &Arc<Self>, done: Completion) -> Once {
-        self.in_flight.fetch_add(1, Ordering::AcqRel);
-        let now = self.opened.elapsed().as_millis() as u64;
+    /// Starts a request, which counts until its completion has returned.
+    fn admit(
+        self: &Arc<Self>,
+        done: Completion,
+        start: impl FnOnce(&Arc<Inner>, Once) + Send + 'static,
+    ) {
+        if self.gate.enter() {
+            return start(self, self.counted(done));
+        }
+        let inner = Arc::clone(self);
+        self.gate.wait_outside(Box::new(move || start(&inner, inner.counted(done))));
+    }
+
+    fn counted(self: &Arc<Self>, done: Completion) -> Once {
+        let now = self.age().as_millis() as u64;
         self.last_request_ms.store(now, Ordering::Relaxed);
         let inner = Arc::clone(self);
         Once::new(Box::new(move |result| {
             done(result.map_err(|error| inner.note_failure(error)));
-            if inner.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
-                drop(inner.drain.lock());
-                inner.drained.notify_all();
-            }
+            inner.gate.leave();
         }))
     }
 
@@ -328,7 +358,7 @@ impl Inner {
     /// of every one: a volume that has stopped fails all that it is asked.
     fn note_failure(&self, error: Error) -> Error {
         let error = error.of_volume(&self.volume().name);
-        let now = self.opened.elapsed().as_millis() as u64;
+        let now = self.age().as_millis() as u64;
         let last = self.last_failure_ms.load(Ordering::Relaxed);
         let is_due = last == 0 || now.saturating_sub(last) > FAILURES_EVERY_MS;
         let is_theirs = matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Busy | ErrorKind::Denied);
@@ -339,17 +369,15 @@ impl Inner {
         error
     }
 
-    fn wait_drained(&self) {
-        let mut guard = self.drain.lock();
-        while self.in_flight.load(Ordering::Acquire) > 0 {
-            self.drained.wait_for(&mut guard, Duration::from_millis(100));
-        }
+    /// Since the device was opened.
+    fn age(&self) -> Duration {
+        clock::now().saturating_duration_since(self.opened)
     }
 
     /// For how long nothing was asked for.
     fn idle_for(&self) -> Duration {
         let last = self.last_request_ms.load(Ordering::Relaxed);
-        self.opened.elapsed().saturating_sub(Duration::from_millis(last))
+        self.age().saturating_sub(Duration::from_millis(last))
     }
 
     /// Completes on a worker: never on the submitting thread.

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use parking_lot::Mutex;
+use crate::fault::{self, Planted};
+use crate::sync::Mutex;
 
 /// Runs when its range is free.
 pub type Start = Box<dyn FnOnce() + Send>;
@@ -61,7 +62,12 @@ impl Ranges {
         let range = Range { id: inner.last, start, end };
         let run = run(Held(range.id));
         let waiting = inner.waiting.len();
-        if inner.is_free(&range, waiting) {
+        let is_free = inner.is_free(&range, waiting);
+        if fault::on(Planted::RangeAskedUnlocked) {
+            drop(inner);
+            inner = self.inner.lock();
+        }
+        if is_free {
             inner.active.push(range);
             return Some(run);
         }

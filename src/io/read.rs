@@ -1,14 +1,13 @@
 //! Reads.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
-
-use parking_lot::Mutex;
 
 use super::request::Once;
 use super::Inner;
 use crate::backend::DataPath;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Mutex;
+use crate::sync::atomic::Ordering;
 use crate::sys::iobuf::IoBuf;
 use crate::volume::{parts, From, Step};
 

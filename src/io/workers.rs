@@ -2,11 +2,9 @@
 //! log, one for flushes, one for the background.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{JoinHandle, Mutex, RwLock};
 use crate::thread::{self, Handoff};
 use crate::volume::Volume;
 
@@ -48,6 +46,13 @@ impl Workers {
     /// Runs `job` on one of the threads. After `stop` it is dropped.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         drop(self.jobs.send(Box::new(job)));
+    }
+
+    /// As `run`, but after `stop` on this thread.
+    pub fn run_or_here(&self, job: Job) {
+        if let Err(job) = self.jobs.send(job) {
+            job();
+        }
     }
 
     /// Runs what is queued and ends the threads. Must not be called on one of

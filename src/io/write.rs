@@ -8,6 +8,7 @@ use super::request::Once;
 use super::workers::guarded;
 use super::Inner;
 use crate::error::Result;
+use crate::sync::Mutex;
 use crate::sys::iobuf::IoBuf;
 use crate::volume::{parts, Begun, NotNow, Part, Volume, Way};
 
@@ -27,7 +28,7 @@ struct Writing {
     volume: Arc<Volume>,
     join: Arc<Join>,
     /// What was begun, for FUA.
-    begun: Arc<parking_lot::Mutex<Vec<Begun>>>,
+    begun: Arc<Mutex<Vec<Begun>>>,
 }
 
 impl Inner {
@@ -48,7 +49,7 @@ impl Inner {
             return self.leave(held);
         }
         let all: Vec<Part> = parts(volume.block_bytes, offset_bytes, buf.len() as u64).collect();
-        let begun = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let begun = Arc::new(Mutex::new(Vec::new()));
         let (inner, ours, writes) = (Arc::clone(&self), Arc::clone(&volume), Arc::clone(&begun));
         // The caller is told before the next that overlaps begins, so that he
         // sees them end in order.

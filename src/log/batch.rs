@@ -64,18 +64,17 @@ pub(super) fn fits(log: &Log, drafts: &[Draft]) -> bool {
 }
 
 /// Puts drafts into a batch. May begin a segment; if that fails, everybody is
-/// told.
-pub(super) fn make_ready(log: &Log, drafts: Vec<Draft>) -> Option<Ready> {
+/// to be told by `fail_all`.
+pub(super) fn make_ready(log: &Log, drafts: Vec<Draft>) -> std::result::Result<Ready, (Vec<Draft>, Error)> {
     let opening = match log.make_room(room_of_all(&drafts)) {
         Ok(opening) => opening,
-        Err(error) => {
-            fail_all(drafts, &error);
-            return None;
-        }
+        Err(error) => return Err((drafts, error)),
     };
     let (segment, start, position, durable) = {
         let inner = log.inner.lock();
-        let current = inner.current.as_ref()?;
+        let Some(current) = inner.current.as_ref() else {
+            return Err((drafts, Error::new(ErrorKind::Internal, "append to a log that has ended")));
+        };
         (Arc::clone(&current.segment), current.start, inner.tail, inner.durable)
     };
     let mut layout = lay_out(&drafts, opening.as_ref());
@@ -85,7 +84,7 @@ pub(super) fn make_ready(log: &Log, drafts: Vec<Draft>) -> Option<Ready> {
     fill_header(&segment, &drafts, opening.as_ref(), &layout, position, durable, bytes);
     let offset_bytes = position - start;
     let rest = Rest { segment: Arc::clone(&segment), start, position, layout, drafts };
-    Some(Ready { segment, offset_bytes, data, rest })
+    Ok(Ready { segment, offset_bytes, data, rest })
 }
 
 /// True if `finish` has to clear what is left of the batch, and may block.
@@ -119,7 +118,7 @@ pub(super) fn finish(log: &Log, rest: Rest, written: Result<()>) {
     complete(rest.drafts, rest.layout, &rest.segment, rest.position, rest.start);
 }
 
-fn fail_all(drafts: Vec<Draft>, error: &Error) {
+pub(super) fn fail_all(drafts: Vec<Draft>, error: &Error) {
     for draft in drafts {
         (draft.done)(Err(error.duplicate()));
     }

@@ -20,12 +20,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::backend::{Backend, DataPath};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::name::{Id, ObjectName};
+use crate::sync::{channel, Mutex};
 use crate::sys::iobuf::IoBuf;
 
 mod batch;
@@ -195,10 +194,12 @@ impl Log {
     /// by `append` calls this, or `drive_native`.
     pub fn drive(&self) {
         while let Some(drafts) = self.next_drafts() {
-            if let Some(ready) = batch::make_ready(self, drafts) {
-                let mut ready = ready;
-                let written = ready.segment.write(ready.offset_bytes, ready.data.as_mut_slice());
-                batch::finish(self, ready.rest, written);
+            match batch::make_ready(self, drafts) {
+                Ok(mut ready) => {
+                    let written = ready.segment.write(ready.offset_bytes, ready.data.as_mut_slice());
+                    batch::finish(self, ready.rest, written);
+                }
+                Err((drafts, error)) => batch::fail_all(drafts, &error),
             }
             self.note_completed();
         }
@@ -217,11 +218,18 @@ impl Log {
     }
 
     fn hand_over(self: &Arc<Self>, drafts: Vec<Draft>, path: &Arc<dyn DataPath>, later: &Later) {
-        let Some(ready) = batch::make_ready(self, drafts) else {
-            self.note_completed();
-            return self.drive_native(path, later);
-        };
         let (log, ours, then) = (Arc::clone(self), Arc::clone(path), Arc::clone(later));
+        let ready = match batch::make_ready(self, drafts) {
+            Ok(ready) => ready,
+            // Not here: this may be the thread that has submitted one of them.
+            Err((drafts, error)) => {
+                return later(Box::new(move || {
+                    batch::fail_all(drafts, &error);
+                    log.note_completed();
+                    log.drive_native(&ours, &then);
+                }));
+            }
+        };
         let rest = ready.rest;
         let done = Box::new(move |written| {
             let must_clear = batch::must_clear(&written);
@@ -247,10 +255,16 @@ impl Log {
 
     /// Appends one record and waits for it.
     pub fn append_now(&self, record: Record) -> Result<Appended> {
-        let (sender, receiver) = crossbeam_channel::bounded(1);
+        self.append_now_by(record, || self.drive())
+    }
+
+    /// As `append_now`; `drive` sees to it that `drive` is called, if nobody
+    /// is writing.
+    pub fn append_now_by(&self, record: Record, drive: impl FnOnce()) -> Result<Appended> {
+        let (sender, receiver) = channel::bounded(1);
         let done = Box::new(move |result| drop(sender.send(result)));
         if self.append([Draft { record, data: None, done }]) {
-            self.drive();
+            drive();
         }
         receiver.recv().map_err(|_| Error::new(ErrorKind::Internal, "append to the log"))?
     }
@@ -273,6 +287,10 @@ impl Log {
             drafts.extend(inner.queue.pop_front());
         }
         if drafts.is_empty() {
+            if fault::on(fault::Planted::LeaderLeavesEarly) {
+                drop(inner);
+                inner = self.inner.lock();
+            }
             inner.leading = false;
             return None;
         }
@@ -512,11 +530,21 @@ impl Log {
         // before the first batch of the new one can be.
         self.sync()?;
         let _rolling = self.rolling.lock();
-        let segment = match self.take_spare(bytes)? {
-            Some(segment) => segment,
-            None => self.create_segment(bytes)?,
-        };
+        let made = if self.has_spare_for(bytes) { None } else { Some(self.create_segment(bytes)?) };
         let mut inner = self.inner.lock();
+        if let Some(made) = made.as_ref().filter(|_| fault::on(fault::Planted::SegmentKnownEarly)) {
+            inner.last_known = made.number;
+            drop(inner);
+            inner = self.inner.lock();
+        }
+        // With the same hold of the lock it becomes known and part of the log:
+        // in between, a head would say that the log begins with the next one.
+        if let Some(made) = &made {
+            inner.last_known = made.number;
+        }
+        let Some(segment) = made.or_else(|| inner.spare.take()) else {
+            return Err(Error::new(ErrorKind::Internal, "begin a log segment"));
+        };
         let (previous, previous_bytes) = inner.last;
         let start = inner.tail.next_multiple_of(format::ALIGN_BYTES);
         let segment = Arc::new(segment);
@@ -538,16 +566,19 @@ impl Log {
         inner.failed.is_none() && inner.current.as_ref().is_some_and(fits)
     }
 
-    fn take_spare(&self, bytes: u64) -> Result<Option<Segment>> {
-        let spare = self.inner.lock().spare.take();
-        let Some(spare) = spare else { return Ok(None) };
+    /// For whoever holds `rolling`.
+    fn has_spare_for(&self, bytes: u64) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(spare) = &inner.spare else { return false };
         if format::SEGMENT_HEADER_BYTES + format::ALIGN_BYTES + bytes <= spare.bytes {
-            return Ok(Some(spare));
+            return true;
         }
         // Too small for a large batch, and of no use any more: a segment never
         // follows one with a higher number.
-        self.inner.lock().unused.push(spare.number);
-        Ok(None)
+        let number = spare.number;
+        inner.spare = None;
+        inner.unused.push(number);
+        false
     }
 
     fn create_segment(&self, bytes: u64) -> Result<Segment> {
@@ -557,8 +588,6 @@ impl Log {
         };
         let needed = format::SEGMENT_HEADER_BYTES + format::ALIGN_BYTES + bytes;
         let size = usual.max(needed.next_multiple_of(format::ALIGN_BYTES));
-        let segment = Segment::create(&self.backend, self.volume, number, size, number - 1)?;
-        self.inner.lock().last_known = number;
-        Ok(segment)
+        Segment::create(&self.backend, self.volume, number, size, number - 1)
     }
 }

@@ -1,7 +1,6 @@
 //! One segment of a log: an object that is filled from its front.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use super::format::{begins_batch, Seed, SegmentHeader, ALIGN_BYTES, SEGMENT_HEADER_BYTES};
@@ -11,6 +10,7 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::name::{prefix, Id, ObjectName};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::iobuf::IoBuf;
 
 /// What one read brings at most, and how much between two pieces that nobody

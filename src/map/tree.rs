@@ -5,8 +5,6 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::cache::{Cache, CACHE_BYTES_DEFAULT};
 use super::entry::Entry;
 use super::format::{check_front, decode_with, page_bytes_max};
@@ -19,6 +17,7 @@ use crate::codec::ENVELOPE_BYTES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{Id, ObjectName};
 use crate::store::Store;
+use crate::sync::Mutex;
 
 /// A paged map. Any method may be called from any thread; `peek` never waits
 /// for the store.

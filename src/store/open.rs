@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
-use parking_lot::Mutex;
-
 use super::Store;
 use crate::backend::dir::{Dir, DirOptions};
 use crate::backend::memory::Memory;
 use crate::backend::Backend;
 use crate::config::{self, Config, Place, StoreConfig};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Mutex;
 
 /// What makes two openings the same backend.
 #[derive(Clone, PartialEq, Eq, Hash)]

@@ -8,7 +8,8 @@
 
 use std::collections::VecDeque;
 
-use parking_lot::{Condvar, Mutex};
+use crate::fault::{self, Planted};
+use crate::sync::{Condvar, Mutex};
 
 #[derive(Debug)]
 struct State<T> {
@@ -59,12 +60,16 @@ impl<T> Handoff<T> {
     }
 
     fn send_if(&self, work: T, fits: impl Fn(&State<T>) -> bool) -> Result<(), T> {
+        if fault::on(Planted::WorkToldEarly) {
+            self.wakeup.notify_one();
+        }
         let mut state = self.state.lock();
         if state.closed || !fits(&state) {
             return Err(work);
         }
         state.queue.push_back(work);
         let wake = state.asleep > 0 && state.queue.len() > state.telling;
+        let wake = wake && !fault::on(Planted::WorkUntold) && !fault::on(Planted::WorkToldEarly);
         drop(state);
         if wake {
             self.wakeup.notify_one();

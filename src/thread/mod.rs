@@ -1,9 +1,8 @@
 //! The only door to threads: named, with all signals blocked, because they
 //! run inside somebody else's process.
 
-use std::thread::{Builder, JoinHandle};
-
 use crate::error::{Error, Result};
+use crate::sync::{self, JoinHandle};
 use crate::sys;
 
 mod handoff;
@@ -15,6 +14,6 @@ pub fn spawn<F>(name: &str, body: F) -> Result<JoinHandle<()>>
 where
     F: FnOnce() + Send + 'static,
 {
-    sys::signal::with_all_blocked(|| Builder::new().name(name.to_owned()).spawn(body))
+    sys::signal::with_all_blocked(|| sync::spawn(name, body))
         .map_err(|source| Error::from_io("start a thread", source))
 }

@@ -2,7 +2,6 @@
 //! then the log before them can go.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::map::{Entry, Map, Root, Written};
 use crate::name::Id;
+use crate::sync::atomic::Ordering;
 
 /// Share of the log's limit that must become free for a checkpoint to be worth
 /// its pages while the volume is in use.
@@ -304,9 +304,11 @@ impl Volume {
         while full() {
             self.publish_all_locked()?;
             let settled = self.settle_batch(progress)?;
+            let begin = self.state.lock().head.log.position;
             if self.log_gain() > 0.5 || (settled == 0 && self.is_settled()) {
                 self.checkpoint()?;
-            } else if settled == 0 {
+            }
+            if settled == 0 && self.state.lock().head.log.position == begin {
                 // Appends that are still under way: they end soon, and no
                 // new ones begin while the log is full.
                 waits += 1;
@@ -380,7 +382,7 @@ impl Volume {
 
     /// As `work`, telling `progress` as `settle_some` does.
     pub fn work_with(self: &Arc<Self>, idle: bool, progress: Progress<'_>) -> Result<bool> {
-        let Some(_maintaining) = self.maintaining.try_lock() else { return Ok(true) };
+        let _maintaining = self.maintaining.lock();
         self.check_writable()?;
         if self.log.wants_segment() {
             self.log.prepare()?;

@@ -11,6 +11,7 @@ use crate::fault;
 use crate::log::{Draft, Record};
 use crate::map::Presence;
 use crate::name::{Id, ObjectName};
+use crate::sync::channel;
 
 /// An own block's state as it was before a sync.
 struct Captured {
@@ -150,7 +151,7 @@ impl Volume {
         if captured.is_empty() {
             return Ok(());
         }
-        let (sender, receiver) = crossbeam_channel::unbounded();
+        let (sender, receiver) = channel::unbounded();
         let drafts: Vec<Draft> = captured
             .iter()
             .map(|c| {
@@ -160,7 +161,7 @@ impl Volume {
             })
             .collect();
         if self.log.append(drafts) {
-            self.drive_log();
+            self.have_log_driven();
         }
         for captured in captured {
             let result = receiver.recv().map_err(|_| Error::new(ErrorKind::Internal, "append to the log"))?;

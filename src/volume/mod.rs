@@ -9,16 +9,15 @@
 //! checkpoint, publish, snapshot, resize, rollback: one at a time), `flushing`
 //! (a flush, or a cut), `state`. None is held while calling out.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::Arc;
-
-use parking_lot::{Condvar, Mutex};
+use std::sync::{Arc, OnceLock};
 
 use crate::catalog::lease::{Lease, SharedLease};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Log;
 use crate::name::Id;
 use crate::store::Store;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
 use crate::sys::iobuf::IoBuf;
 
 mod checkpoint;
@@ -42,7 +41,7 @@ pub use read::{run_steps, From, Step};
 pub use snapshot::{Listed, PENDING_MAX};
 pub use state::State;
 pub use status::{Status, Usage};
-pub use write::{Begun, NotNow, Way};
+pub use write::{Begun, Driver, NotNow, Way};
 
 /// Share of the log's limit from which pieces are settled although the disk
 /// may be busy.
@@ -63,7 +62,6 @@ pub enum Mode {
 }
 
 /// An open volume or snapshot.
-#[derive(Debug)]
 pub struct Volume {
     pub store: Store,
     /// For people: the name it was opened by.
@@ -74,6 +72,7 @@ pub struct Volume {
     log_limit_bytes: u64,
     state: Mutex<State>,
     log: Arc<Log>,
+    driver: OnceLock<Driver>,
     /// Since the log was last trimmed.
     settled_bytes: AtomicU64,
     lease: Mutex<Option<Lease>>,
@@ -89,6 +88,12 @@ pub struct Volume {
     is_uncertain: AtomicBool,
     is_poisoned: AtomicBool,
     poisoned: Mutex<Option<Error>>,
+}
+
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Volume").field("name", &self.name).field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// A part of a request: a range of one block.

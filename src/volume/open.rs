@@ -1,11 +1,8 @@
 //! Opening: head, log, and what must be made safe after an unclean end.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::delta::Delta;
 use super::pieces::{Piece, Source};
@@ -22,6 +19,8 @@ use crate::log::{Log, LogOptions, Record};
 use crate::map::{Entry, Map};
 use crate::name::{Id, ObjectName, SnapshotName, VolumeName};
 use crate::store::{Store, GRANULE_BYTES};
+use crate::sync::atomic::{AtomicBool, AtomicU64};
+use crate::sync::{Condvar, Mutex};
 
 /// Usual bound of a volume's log, in bytes.
 pub const LOG_LIMIT_BYTES: u64 = 256 << 20;
@@ -174,6 +173,7 @@ impl Volume {
             log_limit_bytes: ways.log_limit_bytes,
             state: Mutex::new(loaded.state),
             log: Arc::new(log),
+            driver: OnceLock::new(),
             settled_bytes: AtomicU64::new(0),
             lease: Mutex::new(None),
             shared: Mutex::new(shared),

@@ -101,7 +101,7 @@ impl Volume {
 
     fn grow(self: &Arc<Self>, size_bytes: u64) -> Result<()> {
         self.log
-            .append_now(Record::Grow { size_bytes })
+            .append_now_by(Record::Grow { size_bytes }, || self.have_log_driven())
             .map_err(|error| self.poison_unless_full(error))?;
         self.sync_log()?;
         self.lease_confirm()?;

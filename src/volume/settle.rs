@@ -3,7 +3,6 @@
 //! the granules that pieces touch are written, unless most of the block is
 //! there already or too many layers would lie on each other.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::delta::{own_of, Delta, Own};
@@ -17,6 +16,8 @@ use crate::log::Draft;
 use crate::map::{Entry, Presence, LAYERS_MAX};
 use crate::name::{Id, ObjectName};
 use crate::store::GRANULE_BYTES;
+use crate::sync::atomic::Ordering;
+use crate::sync::channel;
 
 const GRANULE: u32 = GRANULE_BYTES as u32;
 
@@ -223,7 +224,7 @@ impl Volume {
 
     /// Records what is settled; the pieces are forgotten once that is in.
     fn record_settled(self: &Arc<Self>, batch: &[Settling]) -> Result<()> {
-        let (sender, receiver) = crossbeam_channel::unbounded();
+        let (sender, receiver) = channel::unbounded();
         let later = fault::on(fault::Planted::SettleClaimsLaterPieces);
         let drafts: Vec<Draft> = batch
             .iter()
@@ -235,7 +236,7 @@ impl Volume {
             })
             .collect();
         if self.log.append(drafts) {
-            self.drive_log();
+            self.have_log_driven();
         }
         for settling in batch {
             let result = receiver.recv().map_err(|_| Error::new(ErrorKind::Internal, "append to the log"))?;

@@ -12,6 +12,7 @@ use crate::fault;
 use crate::log::{Appended, CutSnapshot, Draft, Record};
 use crate::map::Map;
 use crate::name::{Id, SnapshotName};
+use crate::sync::channel;
 
 /// Cuts that may wait to be published.
 pub const PENDING_MAX: usize = 64;
@@ -135,7 +136,7 @@ impl Volume {
     ) -> Result<()> {
         let size_bytes = self.state.lock().size_bytes;
         let record = Record::Cut { epoch, size_bytes, snapshot: taken.clone(), shrink_bytes };
-        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let (sender, receiver) = channel::bounded(1);
         let volume = Arc::clone(self);
         // In the log's order: what completes after this belongs to the new
         // epoch.
@@ -147,7 +148,7 @@ impl Volume {
             drop(sender.send(result));
         });
         if self.log.append([Draft { record, data: None, done }]) {
-            self.drive_log();
+            self.have_log_driven();
         }
         let result = receiver.recv().map_err(|_| Error::new(ErrorKind::Internal, "append to the log"))?;
         result.map_err(|error| self.poison_unless_full(error))

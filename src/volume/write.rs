@@ -17,6 +17,7 @@ use crate::log::{Appended, Draft, Later, Record, PIECE_BYTES_MAX};
 use crate::map::{Entry, Presence, LAYERS_MAX};
 use crate::name::{Id, ObjectName};
 use crate::store::GRANULE_BYTES;
+use crate::sync::{channel, Mutex};
 use crate::sys::iobuf::IoBuf;
 
 const GRANULE: u32 = GRANULE_BYTES as u32;
@@ -39,6 +40,9 @@ pub enum Way {
     /// Append it to the log.
     Log,
 }
+
+/// Sees to it that `drive_log` or `drive_log_native` is called.
+pub type Driver = Arc<dyn Fn(Arc<Volume>) + Send + Sync>;
 
 /// A write that has begun.
 #[derive(Clone, Debug)]
@@ -343,6 +347,21 @@ impl Volume {
         self.log.drive();
     }
 
+    /// `drive_log` for whoever may hold a lock: what others have queued is
+    /// completed with it, and a completion may take a lock of its caller's.
+    pub(super) fn have_log_driven(self: &Arc<Self>) {
+        match self.driver.get() {
+            Some(driver) if !fault::on(fault::Planted::CompletedUnderLock) => driver(Arc::clone(self)),
+            _ => self.drive_log(),
+        }
+    }
+
+    /// From now on `driver` has the log driven, on another thread, where this
+    /// one may hold a lock.
+    pub fn set_driver(&self, driver: Driver) {
+        let _already_set = self.driver.set(driver);
+    }
+
     /// As `drive_log`, without blocking; see `Log::drive_native`.
     pub fn drive_log_native(&self, path: &Arc<dyn DataPath>, later: &Later) {
         self.log.drive_native(path, later);
@@ -368,7 +387,7 @@ impl Volume {
     /// Carries out a begun write, on this thread.
     pub fn carry_out(self: &Arc<Self>, begun: &Begun, data: &IoBuf) -> Result<()> {
         if begun.way == Way::Log {
-            let (sender, receiver) = crossbeam_channel::bounded(1);
+            let (sender, receiver) = channel::bounded(1);
             let done = Box::new(move |result| drop(sender.send(result)));
             if self.log_write(begun, Some(data.clone()), done) {
                 self.drive_log();
@@ -405,12 +424,12 @@ type LoggedDone = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// Counts the parts of one logged write that are still out.
 struct Parts {
-    state: parking_lot::Mutex<(usize, Option<LoggedDone>, Result<()>)>,
+    state: Mutex<(usize, Option<LoggedDone>, Result<()>)>,
 }
 
 impl Parts {
     fn new(count: usize, done: LoggedDone) -> Parts {
-        Parts { state: parking_lot::Mutex::new((count, Some(done), Ok(()))) }
+        Parts { state: Mutex::new((count, Some(done), Ok(()))) }
     }
 
     /// The last part to finish gets the completion and the first failure.

@@ -11,6 +11,7 @@ use super::Volume;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::log::{Draft, Record};
+use crate::sync::channel;
 
 /// How a part of a block becomes zeroes.
 enum Zeroing {
@@ -139,7 +140,7 @@ impl Volume {
             let result = self.store.blocks().punch(&begun.name(), start, bytes);
             return self.end_write(begun, result);
         }
-        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let (sender, receiver) = channel::bounded(1);
         let done = Box::new(move |result| drop(sender.send(result)));
         if self.log_write(begun, None, done) {
             self.drive_log();
@@ -150,7 +151,7 @@ impl Volume {
     /// Records that a run of whole blocks is zeroes.
     fn log_zero_entries(self: &Arc<Self>, run: Option<(u64, u64)>) -> Result<()> {
         let Some((first, count)) = run else { return Ok(()) };
-        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let (sender, receiver) = channel::bounded(1);
         let volume = Arc::clone(self);
         let done = Box::new(move |result: Result<crate::log::Appended>| {
             let mut state = volume.state.lock();
