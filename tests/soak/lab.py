@@ -284,10 +284,11 @@ class Lab:
         self.run(*command, device)
 
     def end(self):
+        for server in reversed(self.servers):
+            server.kill()
+        self.loops.clear()
         for place in reversed(list(self.mounts)):
             self.unmount(place, lazy=True)
-        for server in self.servers:
-            server.kill()
         if self.keep:
             say(f"kept: {self.dir}")
             return

@@ -353,7 +353,18 @@ def control(lab, dice, seconds, what, enough):
         planted = {"LD_PRELOAD": soak.compiled(lab, "planted.c", "-shared", "-fPIC", "-ldl")}
     start_disk = fresh_disk(lab, kind)
     subject, facts = Volume(lab), Facts()
-    recorder = one_life(lab, subject, start_disk, copy.deepcopy(facts), dice, seconds, planted)
+    try:
+        recorder = one_life(lab, subject, start_disk, copy.deepcopy(facts), dice, seconds, planted)
+    except Failure as error:
+        # A block that no flush has recorded is lost with its process already.
+        if planted and "sectors are wrong" in str(error):
+            for server in reversed(lab.servers):
+                server.kill()
+            lab.servers.clear()
+            lab.unmount(lab.path("mnt"), lazy=True)
+            os.unlink(lab.path("memory", "disk.raw"))
+            return f"a {what} that does not flush was seen after a kill already"
+        raise
     inspector = Inspector(lab, subject, kind, start_disk, facts, recorder.trace.events, dice)
     image, seen, tried = lab.path("memory", "image.raw"), 0, 0
     for place, count, _ in inspector.moments(24, "at an answer"):
