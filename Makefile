@@ -11,6 +11,7 @@ STATES ?= 5000000
 FUZZ_S ?= 600
 MUTANTS_S ?= 3600
 SCHEDULES ?= 6000
+SEEDS ?= 100000
 INSTALL := install
 MANDIR = $(PREFIX)/share/man/man1
 BASH_WORDS = $(PREFIX)/share/bash-completion/completions
@@ -18,7 +19,7 @@ ZSH_WORDS = $(PREFIX)/share/zsh/site-functions
 FISH_WORDS = $(PREFIX)/share/fish/vendor_completions.d
 
 .DEFAULT_GOAL := build
-.PHONY: build demo check bench crash fuzz soak mutants schedules install uninstall clean help
+.PHONY: build demo check bench crash fuzz simulate soak mutants schedules install uninstall clean help
 
 ## build      the library, the command and what `install` installs
 build:
@@ -51,6 +52,11 @@ crash:
 fuzz:
 	@scripts/bootstrap build rust
 	ARCHIPELAGO_FUZZ_S=$(FUZZ_S) $(CARGO) test --locked --test fuzz -- --nocapture
+
+## simulate   several hosts that share a store (SEEDS=100000, or SEED=7 for all of one)
+simulate:
+	@scripts/bootstrap build rust
+	SEEDS=$(SEEDS) $(CARGO) test --release --locked --test simulate no_hosts -- --nocapture
 
 ## soak       kills, losses of power, random operations on the real stack, as root (SOAK="PART ...")
 soak: build

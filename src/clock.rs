@@ -4,9 +4,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 use crate::name::Id;
+use crate::sync::{Condvar, MutexGuard};
 
 /// A point in monotonic time; meaningful in this process only.
 pub fn now() -> Instant {
+    #[cfg(all(feature = "testkit", not(feature = "model")))]
+    if let Some(machine) = simulated::machine() {
+        return simulated::instant(machine.now());
+    }
     #[cfg(feature = "model")]
     return standing::now();
     #[cfg(not(feature = "model"))]
@@ -24,6 +29,10 @@ pub fn wall() -> Duration {
 
 /// Waits, on a thread that may.
 pub fn sleep(time: Duration) {
+    #[cfg(all(feature = "testkit", not(feature = "model")))]
+    if let Some(machine) = simulated::machine() {
+        return machine.sleep(time);
+    }
     #[cfg(feature = "testkit")]
     if seeded::is_hurried() {
         return;
@@ -34,6 +43,35 @@ pub fn sleep(time: Duration) {
     crate::sync::yield_now();
     #[cfg(not(feature = "model"))]
     std::thread::sleep(time);
+}
+
+/// A condition variable that waits by this clock.
+#[derive(Debug, Default)]
+pub struct Signal(Condvar);
+
+impl Signal {
+    /// Waits for `notify_all`, at most until then; may return earlier.
+    pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, until: Instant) {
+        #[cfg(all(feature = "testkit", not(feature = "model")))]
+        if let Some(machine) = simulated::machine() {
+            let until = simulated::since_base(until);
+            return MutexGuard::unlocked(guard, || machine.wait(self.key(), until));
+        }
+        self.0.wait_until(guard, until);
+    }
+
+    pub fn notify_all(&self) {
+        #[cfg(all(feature = "testkit", not(feature = "model")))]
+        if let Some(machine) = simulated::machine() {
+            return machine.wake(self.key());
+        }
+        self.0.notify_all();
+    }
+
+    #[cfg(all(feature = "testkit", not(feature = "model")))]
+    fn key(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
 }
 
 /// A random id, never `Id::NONE`.
@@ -118,5 +156,72 @@ pub mod standing {
     pub fn advance_to(until: Instant) {
         let passed = BEGAN.with(|began| until.saturating_duration_since(*began));
         PASSED.set(PASSED.get().max(passed));
+    }
+}
+
+/// Machines that a test simulates: on a thread that was put on one, its word
+/// counts and not the kernel's, for time, for who else runs, and for when this
+/// thread goes on.
+#[cfg(all(feature = "testkit", not(feature = "model")))]
+pub mod simulated {
+    use std::cell::RefCell;
+    use std::sync::{Arc, OnceLock};
+    use std::thread::ThreadId;
+    use std::time::{Duration, Instant};
+
+    /// What runs on a thread.
+    pub type Body = Box<dyn FnOnce() + Send>;
+
+    /// A process as others see it; see `catalog::identity`.
+    #[derive(Clone, Debug)]
+    pub struct Process {
+        pub host: String,
+        pub boot_id: String,
+        pub pid: u32,
+        pub pid_namespace: u64,
+        pub start_ticks: u64,
+    }
+
+    pub trait Machine: Send + Sync {
+        fn now(&self) -> Duration;
+        fn sleep(&self, time: Duration);
+        /// Waits for `wake` with this key, at most until then.
+        fn wait(&self, key: usize, until: Duration);
+        fn wake(&self, key: usize);
+        /// This thread starts another one: what that one has to run.
+        fn starts(&self, body: Body) -> Body;
+        /// The thread that `starts` was asked for last is this one.
+        fn started(&self, thread: ThreadId);
+        /// Waits until a thread has ended. False: this one must not wait.
+        fn joins(&self, thread: ThreadId) -> bool;
+        fn process(&self) -> Process;
+        /// Whether there is a process of this number, started then, here.
+        fn is_running(&self, pid: u32, start_ticks: u64) -> bool;
+    }
+
+    thread_local! {
+        static MACHINE: RefCell<Option<Arc<dyn Machine>>> = const { RefCell::new(None) };
+    }
+
+    /// Puts this thread on a machine; `None`: on the real one.
+    pub fn put_on(machine: Option<Arc<dyn Machine>>) {
+        MACHINE.with(|here| *here.borrow_mut() = machine);
+    }
+
+    pub fn machine() -> Option<Arc<dyn Machine>> {
+        MACHINE.with(|here| here.borrow().clone())
+    }
+
+    fn base() -> Instant {
+        static BASE: OnceLock<Instant> = OnceLock::new();
+        *BASE.get_or_init(Instant::now)
+    }
+
+    pub(super) fn instant(time: Duration) -> Instant {
+        base() + time
+    }
+
+    pub(super) fn since_base(instant: Instant) -> Duration {
+        instant.saturating_duration_since(base())
     }
 }

@@ -89,6 +89,14 @@ pub enum Planted {
     LeaderLeavesEarly,
     /// Locks: a lease is given back while a renewal is under way.
     RenewalNotStopped,
+    /// 3: a flush does not ask whether the lease still stands.
+    LeaseNotAsked,
+    /// 5: a taker serves before it has committed a head of its own.
+    TakerKeepsHead,
+    /// 5: who opens a volume does not look whether its lease still stands.
+    OpenerNotVerified,
+    /// 9: who makes a volume does not look whether what it is of still stands.
+    CloneNotVerified,
 }
 
 impl Planted {
@@ -106,6 +114,14 @@ impl Planted {
         Planted::SegmentKnownEarly,
         Planted::LeaderLeavesEarly,
         Planted::RenewalNotStopped,
+    ];
+
+    /// Those that take several hosts: tests/simulate has to find them.
+    pub const OF_SEVERAL_HOSTS: &'static [Planted] = &[
+        Planted::LeaseNotAsked,
+        Planted::TakerKeepsHead,
+        Planted::OpenerNotVerified,
+        Planted::CloneNotVerified,
     ];
 
     /// Those that one thread is enough for: tests/crash has to find them.

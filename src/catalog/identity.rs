@@ -36,6 +36,10 @@ impl Identity {
     /// This process. What cannot be found out is left empty, and empty never
     /// matches anything.
     pub fn of_this_process() -> Identity {
+        #[cfg(all(feature = "testkit", not(feature = "model")))]
+        if let Some(machine) = clock::simulated::machine() {
+            return Identity::of(machine.process());
+        }
         let pid = std::process::id();
         Identity {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -45,6 +49,12 @@ impl Identity {
             start_ticks: start_ticks(pid).unwrap_or(0),
             program: program(),
         }
+    }
+
+    #[cfg(all(feature = "testkit", not(feature = "model")))]
+    fn of(process: clock::simulated::Process) -> Identity {
+        let clock::simulated::Process { host, boot_id, pid, pid_namespace, start_ticks } = process;
+        Identity { host, boot_id, pid, pid_namespace, start_ticks, program: "simulated".to_owned() }
     }
 
     /// What `self` can tell about `other`. "Dead" means: same boot, same pid
@@ -62,6 +72,11 @@ impl Identity {
         let Some(pid) = i32::try_from(other.pid).ok().and_then(Pid::from_raw) else {
             return Life::Unknown;
         };
+        #[cfg(all(feature = "testkit", not(feature = "model")))]
+        if let Some(machine) = clock::simulated::machine() {
+            let alive = machine.is_running(other.pid, other.start_ticks);
+            return if alive { Life::Alive } else { Life::Dead };
+        }
         // Asked of the kernel and not of /proc, which may hide processes.
         match test_kill_process(pid) {
             Err(rustix::io::Errno::SRCH) => return Life::Dead,

@@ -22,6 +22,7 @@ use super::lease_renew::Renewal;
 use crate::backend::{Lock, LockMode};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault;
 use crate::name::{prefix, Id, ObjectName};
 use crate::store::Store;
 
@@ -173,6 +174,22 @@ impl Lease {
             return Ok(());
         }
         self.renewal.confirm(&self.volume_name)
+    }
+
+    /// Looks whether this is the last lease still. Whoever was away while it
+    /// opened a volume may have been given up, and has made no number yet that
+    /// it could lose. Error: `Fenced`.
+    pub fn verify(&self) -> Result<()> {
+        if self.lock.is_some() || fault::on(fault::Planted::OpenerNotVerified) {
+            return Ok(());
+        }
+        match latest(&self.store, self.volume)? {
+            Some(last) if last.holder.id == self.holder.id && last.state == State::Held => Ok(()),
+            _ => Err(Error::sentence(
+                ErrorKind::Fenced,
+                format!("the lease of volume '{}' was taken away while it was opened", self.volume_name),
+            )),
+        }
     }
 
     pub fn holder(&self) -> &Holder {

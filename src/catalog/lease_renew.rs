@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::lease;
 use super::lease_format::{Holder, State};
-use crate::clock;
+use crate::clock::{self, Signal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault::{self, Planted};
 use crate::name::Id;
 use crate::store::Store;
-use crate::sync::{Condvar, JoinHandle, Mutex};
+use crate::sync::{JoinHandle, Mutex};
 use crate::thread;
 
 pub(super) struct Renewal {
@@ -21,7 +21,7 @@ pub(super) struct Renewal {
     holder: Holder,
     deadline: Duration,
     progress: Mutex<Progress>,
-    wake: Condvar,
+    wake: Signal,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -49,7 +49,7 @@ impl Renewal {
             holder,
             deadline,
             progress: Mutex::new(Progress { number, confirmed_at, fenced: false, stop: false }),
-            wake: Condvar::new(),
+            wake: Signal::default(),
             thread: Mutex::new(None),
         }
     }
@@ -97,7 +97,7 @@ impl Renewal {
         self.wake.notify_all();
         let handle = self.thread.lock().take();
         if let Some(handle) = handle.filter(|_| !fault::on(Planted::RenewalNotStopped)) {
-            if handle.join().is_err() {
+            if !thread::join(handle) {
                 log::warn!("the thread that renews a lease had ended with a panic");
             }
         }

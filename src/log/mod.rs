@@ -330,6 +330,11 @@ impl Log {
         copy
     }
 
+    /// Who finds the next number taken must not go on in the last segment.
+    fn made(&self, made: Result<Segment>) -> Result<Segment> {
+        made.map_err(|error| if error.is(ErrorKind::Fenced) { self.fail(error) } else { error })
+    }
+
     /// Where the next record will go, at the earliest.
     pub fn tail(&self) -> u64 {
         self.inner.lock().tail
@@ -460,7 +465,7 @@ impl Log {
             }
             (inner.last_known + 1, self.next_segment_bytes(&inner))
         };
-        let segment = Segment::create(&self.backend, self.volume, number, bytes, number - 1)?;
+        let segment = self.made(Segment::create(&self.backend, self.volume, number, bytes, number - 1))?;
         let mut inner = self.inner.lock();
         inner.last_known = number;
         inner.spare = Some(segment);
@@ -588,6 +593,6 @@ impl Log {
         };
         let needed = format::SEGMENT_HEADER_BYTES + format::ALIGN_BYTES + bytes;
         let size = usual.max(needed.next_multiple_of(format::ALIGN_BYTES));
-        Segment::create(&self.backend, self.volume, number, size, number - 1)
+        self.made(Segment::create(&self.backend, self.volume, number, size, number - 1))
     }
 }

@@ -194,7 +194,9 @@ fn check_blocks(
 ) -> Result<()> {
     let marked = &marker.marked;
     let total = Some(marked.blocks.len() as u64);
-    for (at, block) in marked.blocks.keys().enumerate() {
+    let mut blocks: Vec<&(Id, u64)> = marked.blocks.keys().collect();
+    blocks.sort_unstable();
+    for (at, block) in blocks.into_iter().enumerate() {
         if at % PROGRESS_BLOCKS == 0 {
             progress(Progress { phase: Phase::Verify, done: at as u64, total });
         }

@@ -61,6 +61,7 @@ use crate::backend::{Backend, BackendExt};
 use crate::catalog::identity::Identity;
 use crate::catalog::maintenance::{self, Maintenance};
 use crate::catalog::{head, volume};
+use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::name::{prefix, Id, ObjectName};
@@ -82,7 +83,7 @@ pub struct GcOptions {
 
 impl Default for GcOptions {
     fn default() -> GcOptions {
-        GcOptions { dry_run: false, identity: Identity::of_this_process(), wait: std::thread::sleep }
+        GcOptions { dry_run: false, identity: Identity::of_this_process(), wait: clock::sleep }
     }
 }
 

@@ -292,6 +292,15 @@ impl<'a> Scanner<'a> {
         Ok(names.into_iter().filter_map(number).collect())
     }
 
+    /// Whether a head still counts; a listing alone may be too old to tell.
+    fn is_last(&self, volume: Id, number: u64) -> Result<bool> {
+        match head::latest(self.store, volume) {
+            Ok(last) => Ok(last.number == number),
+            Err(error) if is_of_content(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads the heads of one volume, the highest first: only that one must
     /// be whole. What is known already is not read again: a log that grew
     /// names only epochs and blocks that are newer than the first reading.
@@ -332,7 +341,7 @@ impl<'a> Scanner<'a> {
         };
         let log = match self.read_log(&head) {
             Ok(log) => log,
-            Err(error) if self.numbers(volume)?.last() != Some(&number) && is_of_content(&error) => {
+            Err(error) if is_of_content(&error) && !self.is_last(volume, number)? => {
                 if counts {
                     return Ok(false);
                 }

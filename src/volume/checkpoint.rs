@@ -201,6 +201,8 @@ impl Volume {
             let generation = maintenance::generation(&self.store)?;
             let captured = self.state.lock().capture_oldest(cut.position);
             let next = self.write_map(&captured)?;
+            // One that was away too long must leave no snapshot behind.
+            self.lease_confirm()?;
             self.publish_snapshot(&cut, &captured, next.written.root, number)?;
             // A gc that began meanwhile may take these pages. Nobody relies on
             // the snapshot before the head is behind its cut.

@@ -130,7 +130,8 @@ impl Volume {
 
     fn open_writable(store: &Store, name: &str, id: Id, options: &OpenOptions) -> Result<Arc<Volume>> {
         let (lease, taken) = lease::take(store, id, name, &options.lease)?;
-        let recovered = recover(store, name, id, options, taken.clean);
+        let recovered = recover(store, name, id, options, taken.clean)
+            .and_then(|recovered| lease.verify().map(|()| recovered));
         let (loaded, log) = match recovered {
             Ok(recovered) => recovered,
             Err(error) => {
@@ -208,7 +209,7 @@ fn recover(store: &Store, name: &str, id: Id, options: &OpenOptions, clean: bool
             false => load_whole(store, name, id)?,
         };
         let log = Log::after(id, Arc::clone(store.log()), options.log, &loaded.replayed);
-        if clean {
+        if clean || fault::on(fault::Planted::TakerKeepsHead) {
             return Ok((loaded, log));
         }
         let head = Head { number: loaded.state.head.number + 1, ..loaded.state.head.clone() };

@@ -333,3 +333,29 @@ fn a_crash_at_any_step_of_removing_leaves_a_volume_or_garbage() {
         assert_eq!(snapshot::list(&plain, volume).unwrap(), []);
     }
 }
+
+/// A name that leads nowhere would stop gc of the whole store.
+#[test]
+fn a_rename_and_a_removal_leave_no_name_that_leads_nowhere() {
+    let removed_first = once("create volume/b", |store| {
+        volume::remove(store, &name("a"), true).unwrap();
+        None
+    });
+    let (store, plain) = meddled(Some(removed_first), None, CAPABILITIES);
+    make(&plain, "a");
+    assert!(volume::rename(&store, &name("a"), &name("b")).unwrap_err().is(ErrorKind::NotFound));
+    assert_eq!(volume::list(&plain).unwrap(), []);
+
+    // The other way round: half of a rename is done when the removal has
+    // looked for names and begins to delete.
+    let half_renamed = once("delete volume/a", |store| {
+        let id = volume::lookup(store, &name("a")).unwrap();
+        let object = ObjectName::Volume(name("b"));
+        store.control().create(&object, &volume::encode_for_tests(&name("b"), id)).unwrap();
+        None
+    });
+    let (store, plain) = meddled(Some(half_renamed), None, CAPABILITIES);
+    make(&plain, "a");
+    volume::remove(&store, &name("a"), true).unwrap();
+    assert_eq!(volume::list(&plain).unwrap(), []);
+}

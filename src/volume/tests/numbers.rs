@@ -238,3 +238,17 @@ fn a_log_is_whole_although_its_listing_is_old() {
         assert_same(&Volume::open(&other, &name("v"), &reader).unwrap(), &model, "an old listing");
     }
 }
+
+/// What it still wrote into the room of its last segment nobody would read.
+#[test]
+fn a_holder_that_finds_its_next_segment_taken_stops() {
+    let store = shared(Arc::new(Memory::new()));
+    let volume = open(&store, "v");
+    volume.write_at(512, &DATA).unwrap();
+    let last = segments(&store, &volume).pop().unwrap();
+    let taken = ObjectName::Segment { volume: volume.id, number: last + 1 };
+    store.log().create(&taken, b"of the next holder").unwrap();
+    assert!(volume.prepare_log().unwrap_err().is(ErrorKind::Fenced));
+    assert!(volume.write_at(BLOCK + 512, &DATA).is_err());
+    assert!(volume.flush().is_err());
+}
