@@ -765,6 +765,10 @@ static int coroutine_fn archipelago_co_flush_to_disk(BlockDriverState *bs)
     return archipelago_task_wait(&task);
 }
 
+/*
+ * The size is always made the one that is asked for: QEMU lets exact=false
+ * leave a node larger only where it cannot be made smaller, as a host device.
+ */
 static int coroutine_fn archipelago_co_truncate(BlockDriverState *bs,
                                                 int64_t offset, bool exact,
                                                 PreallocMode prealloc,
@@ -784,7 +788,7 @@ static int coroutine_fn archipelago_co_truncate(BlockDriverState *bs,
 
     qemu_co_mutex_lock(&s->grow_lock);
     size = archipelago_size(s->volume);
-    if (offset != size && (exact || offset > size)) {
+    if (offset != size) {
         ret = archipelago_co_resize(
             s, offset, offset < size ? ARCHIPELAGO_RESIZE_SHRINK : 0);
     }

@@ -170,6 +170,47 @@ def hand_over_resize(lab):
     source.quit()
 
 
+@check('block_resize makes a disk in use smaller; grown again, it shows zeroes')
+def shrink_in_use(lab):
+    lab.create('v', '16M', '-o', 'block_size=64k')
+    qemu = lab.qemu('-drive', 'file=archipelago:v,format=raw,if=none,id=d')
+
+    def size():
+        return qemu.qmp('query-block')[0]['inserted']['image']['virtual-size']
+
+    expect('wrote' in qemu.io('d', 'write -P 1 0 16M'), 'no write')
+    qemu.qmp('block_resize', device='d', size=(5 << 20) + 512)
+    same(size(), (5 << 20) + 512, 'size')
+    qemu.qmp('block_resize', device='d', size=16 << 20)
+    same(size(), 16 << 20, 'size')
+    for command in ('read -P 1 0 5243392', 'read -P 0 5243392 11533824', 'write -P 2 15M 1M'):
+        said = qemu.io('d', command)
+        expect('ops' in said and 'failed' not in said, f'{command}: {said}')
+    qemu.qmp('block_resize', device='d', size=8 << 20)
+    qemu.quit()
+    same(lab.info('archipelago:v')['virtual-size'], 8 << 20, 'size')
+    lab.io('archipelago:v', 'read -P 1 0 5243392', 'read -P 0 5243392 3145216')
+
+
+@check('qcow2 on a volume: what block_resize cuts off makes the volume smaller')
+def shrink_qcow2(lab):
+    lab.img('create', '-q', '-f', 'qcow2', 'archipelago:q', '16M')
+    daemon = lab.storage_daemon(*volume('v', 'q'), '--blockdev', 'qcow2,node-name=d,file=v')
+    serve(daemon, lab)
+    lab.io(export(daemon, lab, 'd', 'd'), 'write -P 1 0 16M', 'flush')
+    daemon.qmp('block-export-del', id='d')
+    large = lab.info('-f', 'raw', '-U', 'archipelago:q')['virtual-size']
+    while daemon.qmp('query-block-exports'):
+        pass
+    daemon.qmp('block_resize', node_name='d', size=4 << 20)
+    daemon.qmp('block_resize', node_name='d', size=16 << 20)
+    lab.io(export(daemon, lab, 'd', 'd'), 'read -P 1 0 4M', 'read -P 0 4M 12M', 'write -P 2 15M 1M')
+    daemon.quit()
+    expect(large - lab.info('-f', 'raw', 'archipelago:q')['virtual-size'] >= 8 << 20, 'nothing was cut off')
+    contains(lab.img('check', '-f', 'qcow2', 'archipelago:q'), 'No errors')
+    lab.io('archipelago:q', 'read -P 1 0 4M', 'read -P 0 4M 11M', 'read -P 2 15M 1M', options=('-f', 'qcow2'))
+
+
 @check('a read-only node that becomes active reads beside other readers')
 def read_only_active(lab):
     lab.create('v', '8M')
