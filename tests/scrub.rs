@@ -26,13 +26,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use archipelago::backend::faulty::{Fault, Faulty, Method, Rule};
 use archipelago::backend::memory::Memory;
 use archipelago::backend::{Backend, BackendExt};
 use archipelago::catalog::{scrub as states, snapshot as snapshots, volume as names};
 use archipelago::maintain::check::{self, CheckOptions};
 use archipelago::maintain::scrub::{self, Report, ScrubOptions};
+use archipelago::maintain::{Phase, Problem};
 use archipelago::name::{prefix, ObjectName};
 use archipelago::store::Store;
+use archipelago::ErrorKind;
 
 use world::{gc, make_clone, name, new_store, open, snap, store_on, write};
 use world::{assert_sound, Content, Expected, Seeded, BLOCK, SIZE};
@@ -317,6 +320,91 @@ fn sums_become_durable_while_others_are_made() {
 fn snapshots_of(store: &Store) -> Vec<u64> {
     let found = snapshots::list_all(store).unwrap();
     found.iter().map(|snapshot| snapshot.number).collect()
+}
+
+/// A scrub of a large store takes hours. Meanwhile the head that named a block
+/// when it began has followers, and the snapshot that did is removed; what else
+/// needs the block goes on needing it.
+#[test]
+fn damage_is_told_although_whoever_named_it_first_has_gone() {
+    type Meanwhile = fn(&Store);
+    let cases: [(&str, Meanwhile); 2] = [
+        ("k", |store| {
+            // The head moves on.
+            let clone = open(store, "k");
+            clone.write_at(1026 * BLOCK, &vec![7; BLOCK as usize]).unwrap();
+            clone.settle_all().unwrap();
+            clone.close().unwrap();
+        }),
+        ("v@a", |store| {
+            let volume = open(store, "v");
+            volume.remove_snapshot(&snap("a")).unwrap();
+            volume.close().unwrap();
+        }),
+    ];
+    for (owner, meanwhile) in cases {
+        let (memory, plain, _) = base();
+        run(&plain);
+        // A clone that has the sums, and is then all that has the blocks.
+        make_clone(&plain, "v", "a", "n").unwrap();
+        if owner == "k" {
+            names::remove(&plain, &name("k"), false).unwrap();
+            make_clone(&plain, "v", "b", "k").unwrap();
+            names::remove(&plain, &name("v"), true).unwrap();
+            names::remove(&plain, &name("n"), false).unwrap();
+            gc(&plain);
+            gc(&plain);
+        }
+        for block in blocks(&plain) {
+            let memory = memory.fork();
+            let plain = store_on(Arc::new(memory.clone()));
+            flip(&memory, &block, 100, 3);
+            let wanted = run(&plain);
+            let hook = hook::Hook::new(&memory);
+            let hooked = store_on(Arc::clone(&hook) as Arc<_>);
+            // Once the maps have been read.
+            let inside = plain.clone();
+            let options = ScrubOptions { restart: true, ..options() };
+            let armed = std::cell::Cell::new(false);
+            let found = scrub::run(&hooked, &options, &mut |progress| {
+                if progress.phase == Phase::Compare && !armed.replace(true) {
+                    let inside = inside.clone();
+                    hook.arm(0, move || meanwhile(&inside));
+                }
+            });
+            let told = |report: &Report| {
+                let named = |problem: &Problem| problem.object == block.to_string();
+                report.problems.iter().any(named)
+            };
+            // What only the snapshot had, nobody misses.
+            let is_needed = told(&run(&plain));
+            assert!(hook.fired(), "{owner}");
+            assert_eq!(told(&found.unwrap()), is_needed, "{owner}: {block}: {wanted}");
+        }
+    }
+}
+
+/// However many blocks cannot be read, side by side: each is told, and the rest
+/// is compared.
+#[test]
+fn a_disk_with_many_bad_blocks_is_scrubbed_to_its_end() {
+    let (memory, store) = new_store();
+    names::create(&store, &name("v"), SIZE, BLOCK).unwrap();
+    let volume = open(&store, "v");
+    volume.write_at(0, &vec![1; 40 * BLOCK as usize]).unwrap();
+    volume.snapshot(&snap("a")).unwrap();
+    volume.publish_all().unwrap();
+    volume.close().unwrap();
+    let wanted = run(&store).summed.objects;
+    assert_eq!(wanted, 40);
+    let faulty = Faulty::new(Arc::new(memory));
+    let broken = store_on(Arc::new(faulty.clone()));
+    let cannot = Fault::Fail(ErrorKind::Unknown);
+    faulty.inject(Rule::new(cannot).on(Method::Read).named("block/").times(u64::MAX));
+    let report = run(&broken);
+    assert_eq!((report.problems.len() as u64, report.ended), (wanted, true), "{report}");
+    faulty.clear();
+    assert!(run(&broken).is_sound());
 }
 
 /// What a scrub notes of itself is not worth a scrub that does not run.

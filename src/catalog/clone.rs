@@ -33,19 +33,19 @@ pub fn clone(store: &Store, source: &Snapshot, name: &VolumeName, size_bytes: Op
     let number = std::cell::Cell::new(0);
     let find = || -> Result<Snapshot> {
         let there = snapshot::find(store, source.volume, &source.name)?;
-        if there.id == source.id && snapshot::is_for_good(store, &there)? {
-            return Ok(there);
+        if there.id != source.id {
+            return Err(Error::sentence(
+                ErrorKind::NotFound,
+                format!("snapshot '{}' was removed, and another one has its name now", source.name),
+            ));
         }
-        if there.id == source.id {
+        if !snapshot::is_for_good(store, &there)? {
             return Err(Error::sentence(
                 ErrorKind::Busy,
                 format!("snapshot '{}' is just being published: try again", source.name),
             ));
         }
-        Err(Error::sentence(
-            ErrorKind::NotFound,
-            format!("snapshot '{}' was removed, and another one has its name now", source.name),
-        ))
+        Ok(there)
     };
     let describe = |volume: Id, epoch: Id| -> Result<Head> {
         let there = find()?;

@@ -192,21 +192,32 @@ pub fn find(store: &Store, volume: Id, name: &SnapshotName) -> Result<Snapshot> 
 /// one of another id was made by somebody who meant to replace a snapshot that
 /// was removed meanwhile, and was away ever since (see `replace`).
 fn of_lowest(store: &Store, family: &Family<'_>, highest: Snapshot) -> Result<Snapshot> {
-    let mut id = None;
-    let mut best = None;
-    for number in family.numbers()? {
-        let there = match number == highest.number {
-            true => highest.clone(),
-            false => match read(store, &(family.name)(number)) {
-                Err(error) if error.is(ErrorKind::NotFound) => continue,
-                other => other?,
-            },
-        };
-        if *id.get_or_insert(there.id) == there.id {
-            best = Some(there);
+    let read_one = |number: u64| match number == highest.number {
+        true => Ok(Some(highest.clone())),
+        false => read(store, &(family.name)(number)).map(Some).or_else(|error| match error.kind() {
+            ErrorKind::NotFound => Ok(None),
+            _ => Err(error),
+        }),
+    };
+    // Where listings lag they may not have the highest yet.
+    let mut numbers = family.numbers()?;
+    numbers.retain(|number| *number < highest.number);
+    numbers.push(highest.number);
+    let mut lowest = None;
+    for number in &numbers {
+        lowest = read_one(*number)?;
+        if lowest.is_some() {
+            break;
         }
     }
-    Ok(best.unwrap_or(highest))
+    let Some(lowest) = lowest else { return Ok(highest) };
+    for number in numbers.into_iter().rev().take_while(|number| *number > lowest.number) {
+        match read_one(number)? {
+            Some(there) if there.id == lowest.id => return Ok(there),
+            _ => {}
+        }
+    }
+    Ok(lowest)
 }
 
 /// Gives a snapshot another root, of which the content is the same. False: it

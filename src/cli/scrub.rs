@@ -14,7 +14,7 @@ use crate::sys::signal;
 
 /// The exit code says whether there is damage, or that it was interrupted.
 pub fn run(session: &Session, restart: bool, bytes_per_s: Option<u64>) -> Result<u8> {
-    let store = session.store_direct()?.remembering_pages();
+    let store = session.store_direct()?;
     signal::note_interrupts();
     let stop = signal::was_interrupted;
     let options = ScrubOptions { restart, bytes_per_s, stop, ..ScrubOptions::default() };

@@ -215,7 +215,8 @@ impl Device {
         Ok(())
     }
 
-    /// Makes the content that of a snapshot. No request may be in flight.
+    /// Makes the content that of a snapshot. Waits for the requests in flight;
+    /// those that come meanwhile begin after it.
     pub fn rollback(&self, name: &SnapshotName) -> Result<()> {
         let _shut = self.inner.gate.shut();
         let volume = self.volume();

@@ -41,8 +41,6 @@ use crate::map::{Presence, Resum, Sum};
 use crate::name::{Id, ObjectName};
 use crate::store::{Store, GRANULE_BYTES};
 
-/// Blocks in a row that cannot be read before the store is taken to be away.
-const FAILURES_MAX: u32 = 16;
 /// Between two looks whether a gc has ended.
 const MAINTAINER_WAIT: Duration = Duration::from_secs(1);
 
@@ -144,7 +142,8 @@ pub fn run(store: &Store, options: &ScrubOptions, progress: &mut dyn FnMut(Progr
         is_behind: survey.lacks_sums,
         survey,
         sums: HashMap::new(),
-        failures: 0,
+        doubts: Vec::new(),
+        unsummed_damaged: 0,
         summer: Summer::new(store.blocks().as_ref(), options.bytes_per_s),
         report,
     };
@@ -166,8 +165,10 @@ struct Scrub<'a> {
     sums: HashMap<(Id, u64), Sum>,
     /// Some sum is not in every page that it belongs to.
     is_behind: bool,
-    /// In a row.
-    failures: u32,
+    /// What is wrong with blocks that were named by what has gone meanwhile.
+    doubts: Vec<((Id, u64), String)>,
+    /// Damaged blocks without a sum: each scrub meets them, resumed or not.
+    unsummed_damaged: u64,
     summer: Summer<'a>,
     report: Report,
 }
@@ -212,32 +213,50 @@ impl Scrub<'_> {
     fn read(&mut self, block: (Id, u64), found: &Found) -> Result<Option<(Sum, u64)>> {
         let Some(owner) = self.survey.owner_of(found) else { return Ok(None) };
         let name = ObjectName::Block { epoch: block.0, index: block.1 };
-        let error = match self.summer.sum(&name, owner.block_bytes, found.presence.as_ref()) {
-            Ok(sum) => {
-                self.failures = 0;
-                return Ok(Some((sum, owner.block_bytes)));
-            }
-            Err(error) => error,
+        let sentence = match self.summer.sum(&name, owner.block_bytes, found.presence.as_ref()) {
+            Ok(sum) => return Ok(Some((sum, owner.block_bytes))),
+            Err(error) if error.is(ErrorKind::NotFound) => "it is missing".to_owned(),
+            Err(error) => error.full(),
         };
-        self.failures += 1;
-        if self.failures > FAILURES_MAX && !is_of_content(&error) {
-            return Err(error);
-        }
-        let sentence = match error.is(ErrorKind::NotFound) {
-            true => "it is missing".to_owned(),
-            false => error.full(),
-        };
-        self.tell(name, found, sentence)?;
+        self.tell(block, found, sentence)?;
         Ok(None)
     }
 
-    /// What is wrong with a block that is not needed any more does not matter.
-    fn tell(&mut self, name: ObjectName, found: &Found, sentence: String) -> Result<()> {
+    /// Error: that of a store that is away altogether.
+    fn tell(&mut self, block: (Id, u64), found: &Found, sentence: String) -> Result<()> {
         let Some(owner) = self.survey.owner_of(found) else { return Ok(()) };
-        if !is_gone(self.store, &owner.object)? {
-            let owner = Some(owner.name.clone());
-            let object = name.to_string();
-            self.report.problems.push(Problem { severity: Severity::Damage, object, owner, sentence });
+        match is_gone(self.store, &owner.object)? {
+            true => self.doubts.push((block, sentence)),
+            false => {
+                let problem = problem(block, &owner.name, sentence);
+                self.damage(problem, found.sum.is_some());
+            }
+        }
+        Ok(())
+    }
+
+    fn damage(&mut self, problem: Problem, has_sum: bool) {
+        match has_sum {
+            true => self.state.damaged += 1,
+            false => self.unsummed_damaged += 1,
+        }
+        self.report.problems.push(problem);
+    }
+
+    /// What named a block has gone: a head that others follow, a snapshot that
+    /// was removed. Something else may need it; if nothing does, what is wrong
+    /// with it does not matter.
+    fn settle_doubts(&mut self) -> Result<()> {
+        if self.doubts.is_empty() {
+            return Ok(());
+        }
+        // What cannot be read has been told.
+        let now = Survey::take(self.store, &mut |_| Ok(()))?;
+        for (block, sentence) in std::mem::take(&mut self.doubts) {
+            let Some(found) = now.blocks.get(&block) else { continue };
+            if let Some(owner) = now.owner_of(found) {
+                self.damage(problem(block, &owner.name, sentence), found.sum.is_some());
+            }
         }
         Ok(())
     }
@@ -282,23 +301,18 @@ impl Scrub<'_> {
 
     /// Compares every block that had a sum before this began.
     fn compare_all(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<()> {
-        let wanted: Vec<((Id, u64), Found)> = self
-            .survey
-            .blocks
-            .iter()
-            .filter(|(_, found)| found.sum.is_some())
-            .map(|(block, found)| (*block, found.clone()))
-            .collect();
+        let blocks = self.survey.blocks.iter();
+        let summed = blocks.filter(|(_, found)| found.sum.is_some()).map(|(block, _)| *block);
+        let wanted: Vec<(Id, u64)> = summed.collect();
+        let done = wanted.partition_point(|block| self.state.compared.is_some_and(|last| *block <= last));
         let total = Some(wanted.len() as u64);
         let mut saved = clock::now();
-        for (done, (block, found)) in (0u64..).zip(wanted) {
-            if self.state.compared.is_some_and(|compared| block <= compared) {
-                continue;
-            }
+        for (done, block) in wanted.into_iter().enumerate().skip(done) {
             if (self.options.stop)() {
                 return Ok(());
             }
-            progress(Progress { phase: Phase::Compare, done, total });
+            progress(Progress { phase: Phase::Compare, done: done as u64, total });
+            let Some(found) = self.survey.blocks.get(&block).cloned() else { continue };
             self.compare(block, &found)?;
             self.state.compared = Some(block);
             if clock::now().saturating_duration_since(saved) >= self.options.save_every {
@@ -312,28 +326,32 @@ impl Scrub<'_> {
 
     /// Notes how far this has come.
     fn end(&mut self) -> Result<()> {
+        self.settle_doubts()?;
         if self.report.ended {
             self.state.ended_s = wall_s();
+            self.state.damaged += self.unsummed_damaged;
         }
         self.right.save(self.store, &self.state)
     }
 
     fn compare(&mut self, block: (Id, u64), found: &Found) -> Result<()> {
-        let problems = self.report.problems.len();
         if let Some((sum, bytes)) = self.read(block, found)? {
             self.state.blocks += 1;
             self.state.bytes += bytes;
             self.report.compared.add(bytes);
             if found.sum != Some(sum) {
-                let name = ObjectName::Block { epoch: block.0, index: block.1 };
                 let sentence = "its content is not what it was when it was summed: restore what needs it \
                                 from a copy, or take the block from one";
-                self.tell(name, found, sentence.to_owned())?;
+                self.tell(block, found, sentence.to_owned())?;
             }
         }
-        self.state.damaged += (self.report.problems.len() - problems) as u64;
         Ok(())
     }
+}
+
+fn problem(block: (Id, u64), owner: &str, sentence: String) -> Problem {
+    let object = ObjectName::Block { epoch: block.0, index: block.1 }.to_string();
+    Problem { severity: Severity::Damage, object, owner: Some(owner.to_owned()), sentence }
 }
 
 /// What became of giving a snapshot a root with sums.

@@ -3,9 +3,8 @@
 
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
-use std::time::Duration;
 
-use super::{wait_until, Lab};
+use super::Lab;
 
 fn flip(file: &std::path::Path, at: u64) {
     let file = std::fs::File::options().read(true).write(true).open(file).unwrap();
@@ -47,11 +46,12 @@ fn an_interrupted_scrub_says_so_and_goes_on() {
     lab.ok(&["import", "in.raw", "a"]);
     lab.ok(&["snapshot", "a@one"]);
     lab.ok(&["scrub"]);
-    let slow = ["--progress", "scrub", "--limit", "128K"];
-    let mut running = lab.command(&slow).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    // Nobody else scrubs meanwhile.
-    wait_until("it has begun", || lab.run(&["scrub"]).code == 5);
-    std::thread::sleep(Duration::from_millis(500));
+    let slow = ["--progress", "scrub", "--limit", "32K"];
+    let mut running = lab.command(&slow).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It has begun as soon as it tells how far it is.
+    let mut told = running.stderr.take().unwrap();
+    std::io::Read::read_exact(&mut told, &mut [0]).unwrap();
+    assert_eq!(lab.run(&["scrub"]).code, 5, "nobody else scrubs meanwhile");
     let interrupted = std::process::Command::new("kill").args(["-INT", &running.id().to_string()]).status();
     assert!(interrupted.unwrap().success());
     let code = running.wait().unwrap().code();
