@@ -19,8 +19,8 @@ use archipelago::name::{prefix, Id, ObjectName};
 use archipelago::ErrorKind;
 use dir_model::{Fail, Model};
 
-const EXT4: FileSystem = FileSystem { local: true, syncfs: true };
-const NFS: FileSystem = FileSystem { local: false, syncfs: false };
+const EXT4: FileSystem = FileSystem { local: true, syncfs: true, syncfs_flushes: true };
+const NFS: FileSystem = FileSystem { local: false, syncfs: false, syncfs_flushes: true };
 
 fn new(file_system: FileSystem, open_files_max: usize) -> (Arc<Model>, Dir) {
     let model = Model::new(file_system, None);

@@ -29,8 +29,9 @@ use dir_model::{Fail, Model, State};
 /// Small, because every state is compared.
 const BLOCK_BYTES: u64 = 600;
 
-const EXT4: FileSystem = FileSystem { local: true, syncfs: true };
-const NFS: FileSystem = FileSystem { local: false, syncfs: false };
+const EXT4: FileSystem = FileSystem { local: true, syncfs: true, syncfs_flushes: true };
+const XFS: FileSystem = FileSystem { syncfs_flushes: false, ..EXT4 };
+const NFS: FileSystem = FileSystem { local: false, syncfs: false, syncfs_flushes: true };
 
 /// From one step on, and until another, this object has this content.
 struct Promise {
@@ -249,7 +250,7 @@ fn explore(file_system: FileSystem, suppressed: Option<SyncSite>) -> (usize, Opt
 
 #[test]
 fn nothing_durable_is_lost() {
-    for file_system in [EXT4, NFS] {
+    for file_system in [EXT4, XFS, NFS] {
         let (states, wrong) = explore(file_system, None);
         assert_eq!(wrong, None);
         assert!(states > 1000, "only {states} states");
@@ -259,7 +260,7 @@ fn nothing_durable_is_lost() {
 #[test]
 fn every_sync_is_needed() {
     for site in SyncSite::ALL {
-        let found = [EXT4, NFS].map(|file_system| explore(file_system, Some(site)).1);
+        let found = [EXT4, XFS, NFS].map(|file_system| explore(file_system, Some(site)).1);
         assert!(found.iter().any(Option::is_some), "nothing is wrong without {site:?}");
     }
 }

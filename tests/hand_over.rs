@@ -34,7 +34,7 @@ use archipelago::store::Store;
 use archipelago::volume::{Mode, OpenOptions, Volume};
 use dir_model::Model;
 
-const EXT4: FileSystem = FileSystem { local: true, syncfs: true };
+const EXT4: FileSystem = FileSystem { local: true, syncfs: true, syncfs_flushes: true };
 const BLOCK_BYTES: u64 = 16 << 10;
 const BLOCKS: u64 = 8;
 

@@ -99,7 +99,7 @@ impl Syncer {
         let whole = self.files.file_system().syncfs
             && (targets.len() > SINGLE_SYNCS_MAX || targets.iter().any(|t| t.covered.needs_syncfs));
         if whole {
-            self.sync_whole()?;
+            self.sync_whole(&targets)?;
         } else {
             self.sync_each(&targets)?;
         }
@@ -113,7 +113,7 @@ impl Syncer {
     fn sync_each(&self, targets: &[Target]) -> Result<()> {
         let each = Each::new(&self.files, &self.open, targets);
         if !each.run()? {
-            return self.sync_whole();
+            return self.sync_whole(targets);
         }
         let mut done = BTreeSet::new();
         for Target { name, mark, .. } in targets.iter().filter(|target| target.covered.name) {
@@ -161,8 +161,28 @@ impl Syncer {
         }
     }
 
+    fn sync_whole(&self, targets: &[Target]) -> Result<()> {
+        self.share_syncfs()?;
+        if self.files.file_system().syncfs_flushes {
+            return Ok(());
+        }
+        // Any file will do; objects that were deleted meanwhile need nothing.
+        for Target { name, .. } in targets {
+            let file = match self.open.get("sync", name, Access::Read) {
+                Err(error) if error.is(ErrorKind::NotFound) => continue,
+                other => other?,
+            };
+            return self.files.fdatasync(&file.handle, SyncSite::DiskCache).map_err(|source| {
+                let error = sync_error(name, source);
+                targets.iter().for_each(|target| target.mark.fail(&error));
+                error
+            });
+        }
+        Ok(())
+    }
+
     /// One `syncfs` that begins after this call, perhaps another thread's.
-    fn sync_whole(&self) -> Result<()> {
+    fn share_syncfs(&self) -> Result<()> {
         let mut whole = self.whole.lock();
         let mine = whole.begun + 1;
         loop {

@@ -29,6 +29,9 @@ type Names = BTreeMap<String, usize>;
 pub struct State {
     inodes: Vec<Arc<Inode>>,
     above_synced: bool,
+    /// What a `syncfs` that does not flush has left in the disk's cache: of
+    /// which files, and their content.
+    cached: BTreeMap<usize, Vec<u8>>,
 }
 
 const ABOVE: u64 = u64::MAX;
@@ -127,7 +130,29 @@ impl State {
         }
     }
 
+    /// Names and sizes go through the file system's log, which is flushed.
+    fn write_all(&mut self) {
+        self.above_synced = true;
+        for number in 0..self.inodes.len() {
+            match &*self.inodes[number] {
+                Inode::File { synced: true, .. } => {}
+                Inode::File { live, .. } => drop(self.cached.insert(number, live.clone())),
+                Inode::Directory { .. } => self.sync(number),
+            }
+        }
+    }
+
+    fn flush_cache(&mut self) {
+        for (number, content) in std::mem::take(&mut self.cached) {
+            if let Inode::File { live, durable, synced } = Arc::make_mut(&mut self.inodes[number]) {
+                *synced = *live == content;
+                *durable = content;
+            }
+        }
+    }
+
     fn sync(&mut self, number: usize) {
+        self.cached.remove(&number);
         match &*self.inodes[number] {
             Inode::File { synced: true, .. } => return,
             Inode::Directory { pending, live, durable } if pending.is_empty() && live == durable => return,
@@ -246,7 +271,8 @@ pub struct Model {
 
 impl Model {
     pub fn new(file_system: FileSystem, suppressed: Option<SyncSite>) -> Arc<Model> {
-        let state = State { inodes: vec![Arc::new(directory())], above_synced: false };
+        let inodes = vec![Arc::new(directory())];
+        let state = State { inodes, above_synced: false, cached: BTreeMap::new() };
         Model::from_state(state, file_system, suppressed)
     }
 
@@ -466,13 +492,19 @@ impl Files for Model {
         let now = self.fdatasyncs.fetch_add(1, Ordering::SeqCst) + 1;
         self.fdatasyncs_max.fetch_max(now, Ordering::SeqCst);
         std::thread::sleep(Duration::from_micros(self.fdatasync_us.load(Ordering::SeqCst)));
-        let result = self.sync("fdatasync", site, |state| state.sync(number(file)));
+        let result = self.sync("fdatasync", site, |state| {
+            state.flush_cache();
+            state.sync(number(file));
+        });
         self.fdatasyncs.fetch_sub(1, Ordering::SeqCst);
         result
     }
 
     fn syncfs(&self, _: &Handle, site: SyncSite) -> io::Result<()> {
-        self.sync("syncfs", site, State::sync_all)
+        match self.file_system.syncfs_flushes {
+            true => self.sync("syncfs", site, State::sync_all),
+            false => self.sync("syncfs", site, State::write_all),
+        }
     }
 
     fn read_dir(&self, path: &str) -> io::Result<Vec<DirEntry>> {
