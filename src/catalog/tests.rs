@@ -21,6 +21,7 @@ use crate::map::Root;
 use crate::name::{prefix, Id, ObjectName, SnapshotName, VolumeName};
 use crate::store::Store;
 
+mod faults;
 mod formats;
 mod leases;
 mod limits;

@@ -9,7 +9,7 @@ use super::*;
 use crate::backend::{DataPath, Lock, LockMode, ObjectStat};
 use crate::error::{Error, Result};
 
-type Action = Box<dyn FnMut(&Memory, &str) -> Option<Error> + Send>;
+pub(super) type Action = Box<dyn FnMut(&Memory, &str) -> Option<Error> + Send>;
 
 /// `memory`, with somebody else acting before chosen calls. The action gets
 /// "create head/..", "list head/" and so on; an error it returns is what the
@@ -91,7 +91,7 @@ impl Backend for Meddled {
 }
 
 /// The meddled store, and the same one seen by the other actor.
-fn meddled(
+pub(super) fn meddled(
     before: Option<Action>,
     after_create: Option<Action>,
     capabilities: Capabilities,
@@ -112,7 +112,10 @@ fn plain_store(memory: &Memory) -> Store {
 }
 
 /// Runs `action` once, before the first call that begins with `call`.
-fn once(call: &'static str, mut action: impl FnMut(&Store) -> Option<Error> + Send + 'static) -> Action {
+pub(super) fn once(
+    call: &'static str,
+    mut action: impl FnMut(&Store) -> Option<Error> + Send + 'static,
+) -> Action {
     let mut done = false;
     Box::new(move |memory, now| {
         if done || !now.starts_with(call) {
