@@ -180,3 +180,59 @@ fn what_has_just_gone_is_no_damage() {
         assert!(report.is_sound(), "{report}");
     }
 }
+
+/// A page that several maps share is looked at twice, then only its sum is
+/// taken: with two levels, whole ones and parts.
+#[test]
+fn usage_is_right_however_many_share_a_page() {
+    let (memory, store) = new_store();
+    names::create(&store, &name("v"), SIZE, BLOCK).unwrap();
+    let volume = open(&store, "v");
+    volume.write_at(0, &vec![1; 4 * BLOCK as usize]).unwrap();
+    volume.write_at(1025 * BLOCK, &vec![1; 2 * BLOCK as usize]).unwrap();
+    volume.snapshot(&snap("s")).unwrap();
+    volume.settle_all().unwrap();
+    volume.close().unwrap();
+    let used = |text: &str, snapshot: Option<&str>| {
+        let all = usage::run(&store, &mut |_| {}).unwrap();
+        let id = names::lookup(&store, &name(text)).unwrap();
+        let used = *all.of(id, snapshot.map(snap).as_ref()).unwrap();
+        (used.own_bytes, used.shared_bytes, used.log_bytes)
+    };
+    let clones: Vec<String> = (0..7).map(|at| format!("c{at}")).collect();
+    for (at, text) in (0..).zip(&clones) {
+        make_clone(&store, "v", "s", text).unwrap();
+        let clone = open(&store, text);
+        match at {
+            0..=2 => clone.write_at(at * BLOCK, &vec![2; BLOCK as usize]).unwrap(),
+            3 => clone.write_at(1025 * BLOCK, &[2; 8192]).unwrap(),
+            _ => {}
+        }
+        clone.settle_all().unwrap();
+        clone.close().unwrap();
+    }
+    assert_eq!(used("v", None), (0, 6 * BLOCK, 0));
+    assert_eq!(used("v", Some("s")), (0, 6 * BLOCK, 0));
+    for text in &clones[..3] {
+        assert_eq!(used(text, None), (BLOCK, 5 * BLOCK, 0), "{text}");
+    }
+    assert_eq!(used("c3", None), (8192, 6 * BLOCK, 0));
+    for text in &clones[4..] {
+        assert_eq!(used(text, None), (0, 6 * BLOCK, 0), "{text}");
+    }
+    // What is settled counts although no map has it yet, and the log as it is.
+    let clone = open(&store, "c6");
+    clone.write_at(2 * BLOCK + 512, &[3; 5000]).unwrap();
+    assert!(clone.work(true).unwrap());
+    clone.flush().unwrap();
+    let log_bytes = clone.usage().unwrap().log_bytes;
+    assert!(log_bytes > 8192);
+    assert_eq!(used("c6", None), (8192, 6 * BLOCK, log_bytes));
+    assert_eq!(checked(&store).log_bytes, log_bytes);
+    clone.settle_all().unwrap();
+    assert_eq!(used("c6", None), (8192, 6 * BLOCK, 0));
+    let page = memory.list_all(prefix::PAGES).unwrap().pop().unwrap();
+    memory.delete(&page).unwrap();
+    let error = usage::run(&store, &mut |_| {}).unwrap_err();
+    assert!(error.is(ErrorKind::Corrupt) && error.to_string().contains(&page.to_string()), "{error}");
+}

@@ -22,6 +22,8 @@ pub struct Hook {
     action: Mutex<Option<Action>>,
     /// Nothing can be created until something is deleted.
     full: AtomicBool,
+    /// Listings of just these prefixes show nothing.
+    blind: Mutex<Vec<String>>,
 }
 
 impl std::fmt::Debug for Hook {
@@ -39,6 +41,7 @@ impl Hook {
             dies_at: AtomicU64::new(NEVER),
             action: Mutex::new(None),
             full: AtomicBool::new(false),
+            blind: Mutex::new(Vec::new()),
         })
     }
 
@@ -65,6 +68,10 @@ impl Hook {
 
     pub fn fill_up(&self) {
         self.full.store(true, Ordering::SeqCst);
+    }
+
+    pub fn blind_to(&self, prefixes: &[&str]) {
+        *self.blind.lock().unwrap() = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
     }
 
     fn check_room(&self, name: &ObjectName) -> Result<()> {
@@ -145,6 +152,9 @@ impl Backend for Hook {
 
     fn list(&self, prefix: &str, after: Option<&ObjectName>, count_max: usize) -> Result<Vec<ObjectName>> {
         self.call(None)?;
+        if self.blind.lock().unwrap().iter().any(|blind| blind == prefix) {
+            return Ok(Vec::new());
+        }
         self.memory.list(prefix, after, count_max)
     }
 

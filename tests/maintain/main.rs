@@ -10,13 +10,15 @@
 //! `races` runs gc in the middle of every single call of whatever else goes
 //! on, and whatever else in the middle of every call of gc. `damage` breaks
 //! objects and planted faults break gc; both must be noticed. `answers` counts
-//! what is reported, and makes each call of the store fail.
+//! what is reported, and makes each call of the store fail. `doubt` has one of
+//! everything that a crash leaves, fails each call of gc too, and hides things.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 mod answers;
 mod crashes;
 mod damage;
+mod doubt;
 mod histories;
 mod hook;
 mod races;

@@ -198,7 +198,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
 fn gc_in_the_middle_of_any_call() {
     let (memory, expected) = base();
     for (what, operation) in OPERATIONS {
-        for at in 0.. {
+        for at in moments() {
             let memory = memory.fork();
             let hook = Hook::new(&memory);
             let mut scene = Scene::new(&hook, &memory, &expected);
@@ -219,7 +219,7 @@ fn gc_in_the_middle_of_any_call() {
 fn any_operation_in_the_middle_of_gc() {
     let (memory, expected) = base();
     for (what, operation) in OPERATIONS {
-        for at in 0.. {
+        for at in moments() {
             let memory = memory.fork();
             let hook = Hook::new(&memory);
             // The volume goes past the hook, gc goes through it.

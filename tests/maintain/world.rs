@@ -59,6 +59,13 @@ pub fn dry_gc(store: &Store) -> Report {
     gc::run(store, &GcOptions { dry_run: true, ..GcOptions::default() }, &mut |_| {}).unwrap()
 }
 
+/// Every call of the store is one at which something else may happen; for who
+/// has no time for all of them (tests/mutants): every so many.
+pub fn moments() -> impl Iterator<Item = u64> {
+    let every = std::env::var("ARCHIPELAGO_MOMENTS_EVERY").ok().and_then(|text| text.parse().ok());
+    (0..).step_by(every.unwrap_or(1))
+}
+
 pub struct Seeded(pub u64);
 
 impl Seeded {
