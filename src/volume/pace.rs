@@ -51,6 +51,9 @@ mod tests {
             assert!(before == 8.0 || before < now * 1.2 || LIMIT - used < 64 << 10, "{now} after {before}");
             before = now;
         }
+        // Where it begins they are hardly held back.
+        let first = (0..).map(|at| pace(LIMIT, LIMIT / 10 * 8 + at * 4096, 0)).find(|pace| pace.is_finite());
+        assert!(first.is_some_and(|pace| pace > 100.0), "{first:?}");
         assert_eq!(pace(LIMIT, LIMIT, 0), 0.0);
         assert_eq!(pace(LIMIT, LIMIT * 2, 0), 0.0);
     }

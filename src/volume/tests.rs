@@ -14,6 +14,7 @@ use crate::catalog::{clone, snapshot as snapshots, volume as names};
 use crate::log::LogOptions;
 use crate::name::{ObjectName, SnapshotName, VolumeName};
 
+mod edges;
 mod full;
 mod numbers;
 mod reading;
