@@ -327,8 +327,6 @@ fn data_matches(segment: &Segment, batch: &[u8], first: u32, sums: &[u64]) -> bo
     data.chunks_exact(align).zip(sums).all(|(granule, sum)| segment.seed.granule_sum(granule) == *sum)
 }
 
-/// `NotFound` while reading a log that somebody else is trimming means that
-/// the head it was read for is no longer the latest.
-pub fn is_stale(error: &Error) -> bool {
-    error.is(ErrorKind::NotFound)
-}
+#[cfg(test)]
+#[path = "replay_tests.rs"]
+mod tests;
