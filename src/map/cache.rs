@@ -62,6 +62,7 @@ impl Cache {
         self.bytes_max
     }
 
+    #[cfg(test)]
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -136,6 +136,7 @@ impl Map {
     }
 
     /// What pages take in memory now.
+    #[cfg(test)]
     pub fn cached_bytes(&self) -> usize {
         self.state.lock().cache.bytes()
     }
@@ -151,10 +152,6 @@ impl Map {
 
     pub fn block_count(&self) -> u64 {
         self.state.lock().block_count
-    }
-
-    pub fn granules(&self) -> u32 {
-        self.granules
     }
 
     /// Finds out whether the root page is there and of its full length, at the
