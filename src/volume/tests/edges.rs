@@ -335,3 +335,17 @@ fn a_failed_open_does_not_go_back_to_an_older_head() {
     assert_same(&Volume::open(&store, &name("v"), &reading).unwrap(), &model, "read-only");
     assert_same(&open(&store, "v"), &model, "writable");
 }
+
+/// A head may say that the log is needed from a piece on: that piece is the
+/// first to be read back.
+#[test]
+fn the_oldest_piece_that_a_head_leaves_in_the_log_is_read_back() {
+    let (store, volume, mut model) = shared(4);
+    write(&volume, &mut model, 512, 512, 2);
+    write(&volume, &mut model, BLOCK + 512, 512, 3);
+    volume.checkpoint().unwrap();
+    let head = head::latest(&store, volume.id).unwrap();
+    let oldest = volume.state.lock().live().pieces.oldest().map(|(position, _)| position);
+    assert_eq!(Some(head.log.position), oldest);
+    assert_stays(&store, volume, &model);
+}
