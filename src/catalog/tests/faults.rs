@@ -283,3 +283,41 @@ fn who_may_look_but_not_lock_is_told_who_lives() {
     let gone = lease::show(&plain(&memory), volume).unwrap();
     assert!(matches!(gone, LeaseState::Held { life: Life::Dead, .. }), "{gone:?}");
 }
+
+/// Of two names that an interrupted rename has left, one is taken away.
+#[test]
+fn a_name_that_is_removed_leaves_the_other_one_its_volume() {
+    let store = store();
+    let volume = make(&store, "web");
+    let object = ObjectName::Volume(name("www"));
+    store.control().create(&object, &volume::encode_for_tests(&name("www"), volume)).unwrap();
+    assert_eq!(volume::remove(&store, &name("web"), false).unwrap().name_only, Some(name("www")));
+    assert_eq!(volume::list(&store).unwrap(), [(name("www"), volume)]);
+    head::latest(&store, volume).unwrap();
+    volume::remove(&store, &name("www"), false).unwrap();
+    assert!(head::latest(&store, volume).unwrap_err().is(ErrorKind::NotFound));
+}
+
+/// The volume is removed while it is renamed; or, where listings lag, only
+/// seems to be.
+#[test]
+fn a_rename_of_what_is_gone_leaves_no_name() {
+    for (list_lag_s, good) in [(0, false), (30, true)] {
+        let blind: super::races::Action = Box::new(|_, call| {
+            call.starts_with("list head/").then(|| Error::new(ErrorKind::NotFound, "list"))
+        });
+        let (meddled, plain) = meddled(Some(blind), None, Capabilities { list_lag_s, ..CAPABILITIES });
+        let volume = make(&plain, "web");
+        let result = volume::rename(&meddled, &name("web"), &name("www"));
+        match good {
+            true => {
+                result.unwrap();
+                assert_eq!(volume::list(&plain).unwrap(), [(name("www"), volume)]);
+            }
+            false => {
+                assert!(result.unwrap_err().is(ErrorKind::NotFound));
+                assert_eq!(volume::list(&plain).unwrap(), [(name("web"), volume)]);
+            }
+        }
+    }
+}

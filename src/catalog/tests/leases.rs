@@ -221,6 +221,133 @@ fn of_many_takers_one_wins() {
     }
 }
 
+fn number(store: &Store, volume: Id) -> u64 {
+    match lease::show(store, volume).unwrap() {
+        LeaseState::Held { number, .. } => number,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What cannot be told for sure is never taken for dead, nor for this one.
+#[test]
+fn only_the_same_process_of_the_same_boot_and_namespace_is_judged() {
+    let us = Identity::of_this_process();
+    let of = |change: &dyn Fn(&mut Identity)| {
+        let mut other = us.clone();
+        change(&mut other);
+        us.judge(&other)
+    };
+    assert_eq!(of(&|_| {}), Life::Alive);
+    assert_eq!(of(&|other| other.host = "renamed".into()), Life::Alive);
+    assert_eq!(of(&|other| other.start_ticks += 1), Life::Dead, "its number was given to us");
+    assert_eq!(of(&|other| other.start_ticks = 0), Life::Alive, "nobody knows since when");
+    assert_eq!(of(&|other| other.boot_id = "another".into()), Life::Unknown);
+    assert_eq!(of(&|other| other.boot_id.clear()), Life::Unknown);
+    assert_eq!(of(&|other| other.pid_namespace += 1), Life::Unknown);
+    assert_eq!(of(&|other| other.pid = 0), Life::Unknown);
+    let nowhere = Identity { pid_namespace: 0, ..us.clone() };
+    assert_eq!(nowhere.judge(&nowhere), Life::Unknown);
+    let never = Identity { boot_id: String::new(), ..us.clone() };
+    assert_eq!(never.judge(&never), Life::Unknown);
+}
+
+/// Whoever opens looks whether the lease is its own still.
+#[test]
+fn a_lease_is_verified_only_while_it_is_the_last() {
+    for store in [store(), unfenced()] {
+        let volume = make(&store, "web");
+        let (held, _) = lease::take(&store, volume, "web", &as_other(elsewhere())).unwrap();
+        held.verify().unwrap();
+        held.release(true).unwrap();
+    }
+    let store = unfenced();
+    let volume = make(&store, "web");
+    let (held, _) = lease::take(&store, volume, "web", &as_other(elsewhere())).unwrap();
+    lease::break_lease(&store, volume, "web", "me").unwrap();
+    assert!(held.verify().unwrap_err().is(ErrorKind::Fenced), "it is broken");
+    let (next, _) = lease::take(&store, volume, "web", &Options::default()).unwrap();
+    assert!(held.verify().unwrap_err().is(ErrorKind::Fenced), "another one has it");
+    next.verify().unwrap();
+    next.release(true).unwrap();
+    assert!(held.verify().unwrap_err().is(ErrorKind::Fenced));
+    held.abandon();
+}
+
+#[test]
+fn a_lease_is_broken_once_and_leaves_one_record() {
+    let store = unfenced();
+    let volume = make(&store, "web");
+    for _ in 0..3 {
+        lease::take(&store, volume, "web", &as_other(elsewhere())).unwrap().0.abandon();
+        lease::break_lease(&store, volume, "web", "me").unwrap();
+        assert_eq!(object_count(&store, prefix::LEASES), 1);
+        assert!(lease::break_lease(&store, volume, "web", "me").unwrap_err().is(ErrorKind::Invalid));
+    }
+    lease::take(&store, volume, "web", &Options::default()).unwrap().0.release(true).unwrap();
+    let error = lease::break_lease(&store, volume, "web", "me").unwrap_err();
+    assert!(error.is(ErrorKind::Invalid), "it was given back: {}", error.full());
+}
+
+/// A store is not asked more often than it must be, and not at all after the
+/// lease was given back.
+#[test]
+fn a_lease_is_renewed_in_its_time_and_not_after_its_end() {
+    let faulty = Faulty::new(Arc::new(Memory::with(Capabilities { fences: false, ..CAPABILITIES })));
+    let store = Store::init("main", Arc::new(faulty.clone()), 4 * MIB).unwrap();
+    let volume = make(&store, "web");
+    let (held, _) = lease::take(&store, volume, "web", &as_other(elsewhere())).unwrap();
+    let before = number(&store, volume);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(number(&store, volume), before, "in ten minutes");
+    held.release(true).unwrap();
+    for _ in 0..5 {
+        let (held, _) = lease::take(&store, volume, "web", &quick()).unwrap();
+        let before = number(&store, volume);
+        wait_until(|| number(&store, volume) > before);
+        held.release(true).unwrap();
+        let calls = faulty.calls(Method::Create);
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(faulty.calls(Method::Create), calls, "it is given back");
+        assert_eq!(lease::show(&store, volume).unwrap(), LeaseState::Free { clean: true });
+    }
+}
+
+/// Who finds the lock taken, and no lease that says by whom, is told what he
+/// can know: readers keep writers out, a writer everybody.
+#[test]
+fn without_a_lease_the_kind_of_lock_says_who_it_may_be() {
+    let faulty = Faulty::new(Arc::new(Memory::new()));
+    let store = Store::init("main", Arc::new(faulty.clone()), 4 * MIB).unwrap();
+    let volume = make(&store, "web");
+    faulty.inject(Rule::new(Fault::Fail(ErrorKind::Busy)).on(Method::Lock).times(u64::MAX));
+    let text = lease::take(&store, volume, "web", &Options::default()).unwrap_err().to_string();
+    assert!(text.contains("by readers"), "{text}");
+    let text = lease::take_shared(&store, volume, "web").unwrap_err().to_string();
+    assert!(text.contains("by a writer"), "{text}");
+    faulty.clear();
+    // Taken for a moment only: it is tried again. Anything else is told.
+    faulty.inject(Rule::new(Fault::Fail(ErrorKind::Busy)).on(Method::Lock).times(2));
+    lease::take(&store, volume, "web", &Options::default()).unwrap().0.release(true).unwrap();
+    faulty.inject(Rule::new(Fault::Fail(ErrorKind::Unavailable)).on(Method::Lock).times(1));
+    let error = lease::take(&store, volume, "web", &Options::default()).unwrap_err();
+    assert!(error.is(ErrorKind::Unavailable), "{}", error.full());
+}
+
+/// Somebody makes the number first, between the look and the taking.
+#[test]
+fn who_comes_second_by_a_hair_is_told_who_was_first() {
+    let meddle = super::races::once("create lease/", |store| {
+        let (_, volume) = volume::list(store).unwrap()[0].clone();
+        lease::take(store, volume, "web", &as_other(elsewhere())).unwrap().0.abandon();
+        None
+    });
+    let capabilities = Capabilities { fences: false, ..CAPABILITIES };
+    let (meddled, plain) = super::races::meddled(Some(meddle), None, capabilities);
+    let volume = make(&plain, "web");
+    let error = lease::take(&meddled, volume, "web", &Options::default()).unwrap_err();
+    assert!(error.is(ErrorKind::Busy) && error.to_string().contains("on host beta"), "{}", error.full());
+}
+
 fn wait_until(mut holds: impl FnMut() -> bool) {
     let end = crate::clock::now() + Duration::from_secs(30);
     while !holds() {
