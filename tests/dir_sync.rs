@@ -336,6 +336,7 @@ fn every_sync_has_a_label_of_its_own() {
         include_str!("../src/backend/dir_gate.rs"),
         include_str!("../src/backend/dir_io.rs"),
         include_str!("../src/backend/dir_layout.rs"),
+        include_str!("../src/backend/dir_lock.rs"),
         include_str!("../src/backend/dir_made.rs"),
         include_str!("../src/backend/dir_sync.rs"),
     ]

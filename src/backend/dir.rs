@@ -7,6 +7,7 @@
 //!   the page cache
 //! * `dir_sync`: what `sync` does
 //! * `dir_data`: guest data on io_uring
+//! * `dir_lock`: locks that outlive a killed process's requests
 //! * `dir_sys`: the system calls
 //!
 //! Nothing is ever renamed over a name that others read: on NFS they would get
@@ -24,9 +25,10 @@ use super::dir_data::DirData;
 use super::dir_files::{Access, OpenFile, OpenFiles};
 use super::dir_io;
 use super::dir_layout;
+use super::dir_lock::{self, Held, Locks};
 use super::dir_made::MadeDirectories;
 use super::dir_sync::Syncer;
-use super::dir_sys::{Files, Handle, RealFiles, SyncSite};
+use super::dir_sys::{Files, RealFiles, SyncSite};
 use super::memory::beyond_end;
 use super::{Backend, Capabilities, DataPath, Lock, LockMode, ObjectStat};
 use crate::clock;
@@ -75,6 +77,7 @@ pub(super) struct Inner {
     alignment: usize,
     has_descriptors: bool,
     data_path: OnceLock<Option<Arc<dyn DataPath>>>,
+    locks: Arc<Locks>,
 }
 
 fn unreachable_directory(path: &Path, source: io::Error) -> Error {
@@ -180,6 +183,7 @@ impl Dir {
             alignment,
             has_descriptors,
             data_path,
+            locks: Arc::default(),
         })))
     }
 }
@@ -341,13 +345,17 @@ impl Backend for Dir {
                 .because("locks on a network file system do not fence"));
         }
         let path = dir_layout::lock_path(name);
+        let files = &self.0.files;
+        let create = || files.create(&path, self.0.creator.mode, self.0.creator.group);
         loop {
-            let locked = self.0.try_lock(&path, mode).map_err(|source| match source.raw_os_error() {
-                Some(libc::EAGAIN) => Error::new(ErrorKind::Busy, "lock").on(name),
-                _ => io_error("lock", name, source),
+            let locked = dir_lock::try_lock(files.as_ref(), &path, mode, create).map_err(|source| {
+                match source.raw_os_error() {
+                    Some(libc::EAGAIN) => Error::new(ErrorKind::Busy, "lock").on(name),
+                    _ => io_error("lock", name, source),
+                }
             })?;
             if let Some(file) = locked {
-                return Ok(Box::new(Held { inner: Arc::clone(&self.0), path, mode, _file: file }));
+                return Ok(Box::new(Held::new(Arc::clone(files), &self.0.locks, path, mode, file)));
             }
         }
     }
@@ -358,45 +366,11 @@ impl Backend for Dir {
             if !self.0.has_descriptors {
                 return None;
             }
-            DirData::start(Arc::clone(&self.0.open), self.0.alignment)
+            let ring = DirData::start(Arc::clone(&self.0.open), self.0.alignment)?;
+            self.0.locks.know_ring(&ring);
+            Some(ring as Arc<dyn DataPath>)
         };
         self.0.data_path.get_or_init(start).clone()
-    }
-}
-
-impl Inner {
-    /// `None`: the file was removed before it was locked.
-    fn try_lock(&self, path: &str, mode: LockMode) -> io::Result<Option<Handle>> {
-        let file = match self.files.open(path, false) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                match self.files.create(path, self.creator.mode, self.creator.group) {
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
-                    other => other?,
-                }
-            }
-            other => other?,
-        };
-        self.files.lock(&file, mode)?;
-        let ours = self.files.fstat(&file)?.identity;
-        let current = self.files.stat(path).is_ok_and(|stat| stat.identity == ours);
-        Ok(current.then_some(file))
-    }
-}
-
-/// A lock. The file is removed by the only one who can be sure that nobody
-/// else holds it; who opened it before finds that out and tries again.
-struct Held {
-    inner: Arc<Inner>,
-    path: String,
-    mode: LockMode,
-    _file: Handle,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if self.mode == LockMode::Exclusive {
-            let _ = self.inner.files.unlink(&self.path);
-        }
     }
 }
 

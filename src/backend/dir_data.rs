@@ -107,7 +107,7 @@ pub struct DirData(Arc<Alive>);
 impl DirData {
     /// `None` where there is no io_uring. `alignment` 1 means that data goes
     /// through the page cache.
-    pub fn start(open: Arc<OpenFiles>, alignment: usize) -> Option<Arc<dyn DataPath>> {
+    pub fn start(open: Arc<OpenFiles>, alignment: usize) -> Option<Arc<DirData>> {
         let ring = match Ring::new() {
             Ok(ring) => ring,
             Err(error) => {
@@ -126,6 +126,16 @@ impl DirData {
         }
         thread::spawn("arch-dir-ring", move || shared.ring.run()).ok()?;
         Some(Arc::new(data))
+    }
+
+    /// A file that the kernel closes only when the ring has nothing in flight,
+    /// even after the process was killed.
+    pub fn keep_open(&self, file: &OwnedFd) -> io::Result<u32> {
+        self.0.0.ring.keep_open(file.as_fd())
+    }
+
+    pub fn let_go(&self, slot: u32) {
+        self.0.0.ring.let_go(slot);
     }
 
     fn submit(&self, name: &ObjectName, write: bool, offset_bytes: u64, buf: IoBuf, done: Done) {

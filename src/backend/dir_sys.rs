@@ -150,6 +150,8 @@ pub trait Files: fmt::Debug + Send + Sync {
     fn stat(&self, path: &str) -> io::Result<FileStat>;
     fn fstat(&self, file: &Handle) -> io::Result<FileStat>;
     fn lock(&self, file: &Handle, mode: LockMode) -> io::Result<()>;
+    /// Also where somebody else has the same open file.
+    fn unlock(&self, file: &Handle) -> io::Result<()>;
 }
 
 /// File systems that only this host reaches, by their `f_type`: ext2/3/4,
@@ -382,5 +384,9 @@ impl Files for RealFiles {
 
     fn lock(&self, file: &Handle, mode: LockMode) -> io::Result<()> {
         sys::file::try_lock(fd(file)?, mode == LockMode::Exclusive)
+    }
+
+    fn unlock(&self, file: &Handle) -> io::Result<()> {
+        sys::file::unlock(fd(file)?)
     }
 }

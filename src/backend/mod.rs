@@ -33,6 +33,7 @@ mod dir_create;
 mod dir_data;
 mod dir_files;
 mod dir_gate;
+mod dir_lock;
 mod dir_io;
 mod dir_layout;
 mod dir_made;

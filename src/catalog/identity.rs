@@ -89,6 +89,16 @@ impl Identity {
             None => Life::Unknown,
         }
     }
+
+    /// It has ended, or does just now: one that nobody has waited for yet, or
+    /// of which a thread waits for the disk, cannot be told from it.
+    pub fn sees_the_end_of(&self, other: &Identity) -> bool {
+        match self.judge(other) {
+            Life::Dead => true,
+            Life::Alive => stat_field(other.pid, 0).is_some_and(|state| state == "Z" || state == "X"),
+            Life::Unknown => false,
+        }
+    }
 }
 
 fn first_line(path: &str) -> String {
@@ -100,16 +110,21 @@ fn pid_namespace() -> u64 {
     rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
 }
 
-/// Field 22 of `/proc/PID/stat`. The second field is the program's name in
-/// parentheses and may contain anything, so counting begins after the last.
+/// Field 22 of `/proc/PID/stat`.
 fn start_ticks(pid: u32) -> Option<u64> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    parse_start_ticks(&String::from_utf8_lossy(&stat))
+    stat_field(pid, 19)?.parse().ok()
 }
 
-fn parse_start_ticks(stat: &str) -> Option<u64> {
+fn stat_field(pid: u32, number: usize) -> Option<String> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&String::from_utf8_lossy(&stat), number)
+}
+
+/// The second field is the program's name in parentheses and may contain
+/// anything, so counting begins after the last.
+fn parse_stat(stat: &str, number: usize) -> Option<String> {
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(19)?.parse().ok()
+    fields.split_whitespace().nth(number).map(str::to_owned)
 }
 
 fn program() -> String {
@@ -178,6 +193,23 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_process_is_seen_before_anybody_has_waited_for_it() {
+        let me = Identity::of_this_process();
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let ticks = start_ticks(child.id()).unwrap();
+        let other = Identity { pid: child.id(), start_ticks: ticks, ..me.clone() };
+        assert!(!me.sees_the_end_of(&other) && !me.sees_the_end_of(&me));
+        child.kill().unwrap();
+        while !me.sees_the_end_of(&other) {
+            assert_eq!(me.judge(&other), Life::Alive, "nobody has waited for it");
+            clock::sleep(std::time::Duration::from_millis(1));
+        }
+        child.wait().unwrap();
+        assert!(me.sees_the_end_of(&other));
+        assert!(!me.sees_the_end_of(&Identity { boot_id: "x".into(), ..other }), "another host's");
+    }
+
+    #[test]
     fn another_boot_or_container_is_unknown() {
         let me = Identity::of_this_process();
         let gone = Identity { pid: i32::MAX as u32, ..me.clone() };
@@ -191,9 +223,10 @@ mod tests {
     #[test]
     fn a_program_may_be_called_anything() {
         let stat = "7 (a) b) c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
-        assert_eq!(parse_start_ticks(stat), Some(4711));
-        assert_eq!(parse_start_ticks("7 (x"), None);
-        assert_eq!(parse_start_ticks(""), None);
+        assert_eq!(parse_stat(stat, 19).as_deref(), Some("4711"));
+        assert_eq!(parse_stat(stat, 0).as_deref(), Some("S"));
+        assert_eq!(parse_stat("7 (x", 19), None);
+        assert_eq!(parse_stat("", 0), None);
     }
 
     #[test]

@@ -29,6 +29,9 @@ use crate::store::Store;
 /// How often a lock is tried: whoever looks at a lease holds it for a moment.
 const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// How long the lock of a dead holder is waited for: what it had asked of the
+/// disk is not done yet.
+const DEAD_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a lease is taken.
 #[derive(Clone, Debug)]
@@ -371,25 +374,45 @@ impl Hold {
 }
 
 fn lock(store: &Store, volume: Id, volume_name: &str, mode: LockMode) -> Result<Lock> {
-    let mut tries = 0;
+    let (mut tries, began) = (0, clock::now());
     loop {
         match store.control().lock(&lock_name(volume), mode) {
-            Err(error) if error.is(ErrorKind::Busy) => {
-                tries += 1;
-                if tries >= LOCK_TRIES {
-                    return Err(explain(store, volume, volume_name, mode));
-                }
-                clock::sleep(LOCK_PAUSE);
-            }
+            Err(error) if error.is(ErrorKind::Busy) => {}
             other => return other,
         }
+        tries += 1;
+        if tries >= LOCK_TRIES {
+            let patient = clock::now().saturating_duration_since(began) < DEAD_PATIENCE;
+            if !patient || !is_left_by_the_dead(store, volume)? {
+                return Err(explain(store, volume, volume_name, mode));
+            }
+        }
+        clock::sleep(LOCK_PAUSE);
+    }
+}
+
+/// The lock is held, but its holder has ended: the kernel keeps it until the
+/// disk is done with what he had asked for.
+fn is_left_by_the_dead(store: &Store, volume: Id) -> Result<bool> {
+    let Some(Record { state: State::Held, holder, .. }) = latest(store, volume)? else { return Ok(false) };
+    if !Identity::of_this_process().sees_the_end_of(&holder.process) {
+        return Ok(false);
+    }
+    // Readers would let another reader in.
+    match store.control().lock(&lock_name(volume), LockMode::Shared) {
+        Err(error) if error.is(ErrorKind::Busy) => Ok(true),
+        Err(error) => Err(error),
+        Ok(_) => Ok(false),
     }
 }
 
 /// Why the lock is taken, as far as the lease tells.
 fn explain(store: &Store, volume: Id, volume_name: &str, mode: LockMode) -> Error {
     match latest(store, volume) {
-        Ok(Some(Record { state: State::Held, holder, .. })) => busy(volume_name, &holder, Life::Alive),
+        Ok(Some(Record { state: State::Held, holder, .. })) => {
+            let is_dead = is_left_by_the_dead(store, volume).unwrap_or(false);
+            busy(volume_name, &holder, if is_dead { Life::Dead } else { Life::Alive })
+        }
         _ if mode == LockMode::Exclusive => Error::sentence(
             ErrorKind::Busy,
             format!("volume '{volume_name}' is in use by readers: no writer can start now"),
@@ -411,6 +434,12 @@ fn in_use(volume_name: &str, holder: &Holder) -> String {
 /// The message of a volume that is in use.
 pub fn busy(volume_name: &str, holder: &Holder, life: Life) -> Error {
     let in_use = in_use(volume_name, holder);
+    if life == Life::Dead {
+        return Error::sentence(
+            ErrorKind::Busy,
+            format!("{in_use}: it has ended, but the disk is not done with its writes; try again later"),
+        );
+    }
     let mut text = format!("{in_use}; look further with: archipelago lease show {volume_name}");
     if life == Life::Unknown {
         text.push_str(&format!(

@@ -10,7 +10,15 @@ use super::iobuf::IoBuf;
 /// waiting. It belongs to the open file: it ends when the last descriptor of
 /// it is closed, whatever else the process opens and closes.
 pub fn try_lock(fd: BorrowedFd<'_>, exclusive: bool) -> io::Result<()> {
-    let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+    set_lock(fd, if exclusive { libc::F_WRLCK } else { libc::F_RDLCK })
+}
+
+/// Ends the lock of an open file, whoever else has it open.
+pub fn unlock(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_lock(fd, libc::F_UNLCK)
+}
+
+fn set_lock(fd: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
     let lock = libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,

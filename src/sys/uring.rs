@@ -6,7 +6,7 @@
 //! `Operation` that lives until its completion has been seen.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 
@@ -17,6 +17,9 @@ use super::iobuf::IoBuf;
 
 const SUBMISSIONS: u32 = 256;
 const COMPLETIONS: u32 = 4096;
+
+/// Files that a ring keeps open at most: locks of volumes.
+const KEPT_MAX: usize = 256;
 
 /// What the kernel is told to hand back for the request that only wakes up.
 const WAKE: u64 = 0;
@@ -54,6 +57,9 @@ pub struct Ring {
     stopping: AtomicBool,
     /// Entries wait that the kernel did not take.
     stuck: AtomicBool,
+    /// Which slots for files that are kept open are taken; none before the
+    /// first.
+    kept: Mutex<Vec<bool>>,
 }
 
 impl Ring {
@@ -73,7 +79,33 @@ impl Ring {
             in_flight: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
+            kept: Mutex::default(),
         })
+    }
+
+    /// Has the kernel keep a file open until it is let go, or until the ring
+    /// has ended with all that was in flight: not when the process is killed,
+    /// but when its last request is done.
+    pub fn keep_open(&self, file: BorrowedFd<'_>) -> io::Result<u32> {
+        let mut kept = self.kept.lock();
+        if kept.is_empty() {
+            self.ring.submitter().register_files(&[-1; KEPT_MAX])?;
+            kept.resize(KEPT_MAX, false);
+        }
+        let free = kept.iter().position(|taken| !taken).ok_or(io::ErrorKind::OutOfMemory)?;
+        self.ring.submitter().register_files_update(free as u32, &[file.as_raw_fd()])?;
+        kept[free] = true;
+        Ok(free as u32)
+    }
+
+    pub fn let_go(&self, slot: u32) {
+        let mut kept = self.kept.lock();
+        // If this fails the file stays open with the ring, which is no harm.
+        if self.ring.submitter().register_files_update(slot, &[-1]).is_ok() {
+            if let Some(taken) = kept.get_mut(slot as usize) {
+                *taken = false;
+            }
+        }
     }
 
     /// Nothing is in flight.

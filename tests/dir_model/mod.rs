@@ -529,4 +529,8 @@ impl Files for Model {
     fn lock(&self, _: &Handle, _: LockMode) -> io::Result<()> {
         Ok(())
     }
+
+    fn unlock(&self, _: &Handle) -> io::Result<()> {
+        Ok(())
+    }
 }

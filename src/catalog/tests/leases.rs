@@ -355,3 +355,42 @@ fn wait_until(mut holds: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(2));
     }
 }
+
+/// A process that is killed leaves its lock to the kernel until the disk is
+/// done with its writes: it is waited for, and not told as a volume in use.
+#[test]
+fn the_lock_of_a_dead_holder_is_waited_for() {
+    let store = store();
+    let volume = make(&store, "web");
+    let (held, _) = lease::take(&store, volume, "web", &as_other(dead_identity())).unwrap();
+    let other = store.clone();
+    let opener = std::thread::spawn(move || {
+        let began = std::time::Instant::now();
+        let (lease, taken) = lease::take(&other, volume, "web", &Options::default()).unwrap();
+        (began.elapsed(), taken.clean, lease.release(true).unwrap())
+    });
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(!opener.is_finished(), "it has not waited");
+    held.abandon();
+    let (waited, clean, ()) = opener.join().unwrap();
+    assert!(!clean && waited >= Duration::from_millis(500), "{waited:?}");
+    // Readers wait as well.
+    let (held, _) = lease::take(&store, volume, "web", &as_other(dead_identity())).unwrap();
+    let other = store.clone();
+    let reader = std::thread::spawn(move || lease::take_shared(&other, volume, "web").map(drop).unwrap());
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!reader.is_finished(), "it has not waited");
+    held.abandon();
+    reader.join().unwrap();
+}
+
+#[test]
+fn readers_of_a_crashed_volume_do_not_make_a_writer_wait() {
+    let store = store();
+    let volume = make(&store, "web");
+    lease::take(&store, volume, "web", &as_other(dead_identity())).unwrap().0.abandon();
+    let _reading = lease::take_shared(&store, volume, "web").unwrap();
+    let began = std::time::Instant::now();
+    let error = lease::take(&store, volume, "web", &Options::default()).unwrap_err();
+    assert!(error.is(ErrorKind::Busy) && began.elapsed() < Duration::from_secs(10), "{error}");
+}
