@@ -2,6 +2,9 @@
 """File names, json: names, and what is said of wrong ones."""
 
 import json
+import os
+import random
+import subprocess
 
 from harness import check, contains, expect, same
 
@@ -79,6 +82,40 @@ def wrong_names(lab):
     contains(lab.img('info', '--image-opts', 'driver=archipelago', fails=True), 'volume')
     contains(lab.run('qemu-io', '-c', 'quit', '-f', 'raw', 'archipelago:v/store', fails=True),
              'key=value')
+
+
+def odd_names(dice, count):
+    """File names like those that people write, with parts lost, doubled and mixed up."""
+    parts = ('v', 's', 'w', '@', '/', ':', '=', 'store=', 'snapshot=', 'config=', 'two', 'one', 'mport=1',
+             'volume=', '@s', '/store=two', ':snapshot=s', '%', '%00', '\\', '..', '-', '"', ',', ',,', '{',
+             'x' * 127, 'y' * 600, '\u00e9', '\u202e', '\x01', '\x7f', '\t', '=' * 9, '/' * 9, ':' * 9)
+    for _ in range(count):
+        name = 'archipelago:' + ''.join(dice.choices(parts, k=dice.randrange(8)))
+        if dice.random() < 0.3:
+            at = dice.randrange(12, len(name) + 1)
+            name = name[:at] + chr(dice.choice((*range(1, 10), *range(14, 256)))) + name[at:]
+        # qemu-io takes lines of up to 1,023 bytes, and splits them at these.
+        name = name.encode()[:900].decode(errors='ignore')
+        yield name.replace(' ', '_').replace('\t', '_').replace('\n', '_').replace('\r', '_')
+
+
+@check('whatever a file name has in it, it is taken apart or refused')
+def fuzzed_names(lab):
+    lab.create('v', '8M')
+    lab.img('snapshot', '-c', 's', 'archipelago:v')
+    seed = int(os.environ.get('SEED', random.randrange(1 << 32)))
+    count = int(os.environ.get('NAMES', 4000))
+    names = list(odd_names(random.Random(seed), count))
+    lines = [line for name in names for line in (f'open -r {name}', 'close')]
+    # Freed and fresh memory has a pattern, so that what looks at it is seen.
+    env = dict(lab.env, MALLOC_PERTURB_='165', MALLOC_CHECK_='3')
+    done = subprocess.run(['qemu-io'], input='\n'.join([*lines, 'open -r archipelago:v', 'length', 'quit', '']),
+                          env=env, cwd=lab.dir, check=False, capture_output=True, text=True, timeout=600)
+    expect(done.returncode in (0, 1), f'SEED={seed}: qemu-io ended with {done.returncode}: {done.stderr[-500:]}')
+    expect('8 MiB' in done.stdout, f'SEED={seed}: not all names were tried: {done.stdout[-500:]}')
+    refused = sum("can't open" in line for line in done.stderr.splitlines())
+    # Some of them are right.
+    expect(0.5 * count < refused < count, f'SEED={seed}: {refused} of {count} names were refused')
 
 
 @check("the first Archipelago's mport, vport and segment are ignored with a warning")
