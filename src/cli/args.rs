@@ -139,6 +139,8 @@ pub enum Verb {
         block_size: Option<u64>,
     },
     /// Write a volume or a snapshot into a raw image
+    ///
+    /// Blocks that scrub has given a checksum are compared with it first.
     Export {
         #[arg(value_name = "VOL[@SNAP]", value_parser = target)]
         target: Target,

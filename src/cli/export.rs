@@ -1,6 +1,7 @@
 //! `archipelago export`: a raw image of a volume or a snapshot, with holes
-//! where it is zero.
+//! where it is zero. Blocks that have a sum are compared with it on the way.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions as FileOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, FileTypeExt};
@@ -14,7 +15,9 @@ use super::busy::{explain, Wanted};
 use super::output::{size_text, Progress, Unit};
 use super::raw::{data_runs, COPY_BYTES};
 use super::{check_interrupted, Session};
+use crate::catalog::{head, snapshot as snapshots, volume as volumes};
 use crate::error::{Error, ErrorKind, Result};
+use crate::maintain::verify::Verifier;
 use crate::store::Store;
 use crate::sys::signal;
 use crate::volume::{OpenOptions, Status, Volume};
@@ -22,30 +25,36 @@ use crate::volume::{OpenOptions, Status, Volume};
 pub fn run(session: &Session, target: &Target, file: &Path, force: bool) -> Result<()> {
     signal::note_interrupts();
     let store = session.store(false)?;
-    let volume = open(&store, target)?;
+    let source = Source::open(&store, target)?;
+    let volume = &source.volume;
     let mut progress = session.output.begin("exporting", volume.size_bytes(), Unit::Bytes);
     if file == Path::new("-") {
-        return to_stdout(session, &volume, &mut progress);
+        return to_stdout(session, &source, &mut progress);
     }
     let data_bytes = match std::fs::metadata(file) {
-        Ok(there) if there.file_type().is_block_device() && force => to_disk(&volume, file, &mut progress)?,
+        Ok(there) if there.file_type().is_block_device() && force => to_disk(&source, file, &mut progress)?,
         Ok(_) if !force => {
             return Err(Error::sentence(
                 ErrorKind::Exists,
                 format!("{} is there already: --force overwrites it", file.display()),
             ))
         }
-        _ => to_file(&volume, file, &mut progress)?,
+        _ => to_file(&source, file, &mut progress)?,
     };
     drop(progress);
     let size_bytes = volume.size_bytes();
     let value = json!({
         "name": target.to_string(), "file": file.display().to_string(),
         "size_bytes": size_bytes, "data_bytes": data_bytes,
+        "verified_blocks": source.verifier.borrow().verified(),
     });
     session.output.show(&value, || {
+        let compared = match source.verifier.borrow().verified() {
+            0 => String::new(),
+            blocks => format!("; {blocks} blocks are as their checksums say"),
+        };
         format!(
-            "'{target}' of {} is in {}; {} of it are data",
+            "'{target}' of {} is in {}; {} of it are data{compared}",
             size_text(size_bytes),
             file.display(),
             size_text(data_bytes)
@@ -53,11 +62,38 @@ pub fn run(session: &Session, target: &Target, file: &Path, force: bool) -> Resu
     })
 }
 
-fn open(store: &Store, target: &Target) -> Result<Arc<Volume>> {
-    match &target.snapshot {
-        Some(snapshot) => Volume::open_snapshot(store, &target.volume, snapshot),
-        None => Volume::open(store, &target.volume, &OpenOptions::read_only())
-            .map_err(|error| explain(error, &target.volume, &Wanted::Export)),
+/// What is exported.
+struct Source<'a> {
+    name: &'a Target,
+    volume: Arc<Volume>,
+    verifier: RefCell<Verifier<'a>>,
+}
+
+impl<'a> Source<'a> {
+    fn open(store: &'a Store, target: &'a Target) -> Result<Source<'a>> {
+        let id = volumes::lookup(store, &target.volume)?;
+        let (volume, root, block_bytes) = match &target.snapshot {
+            Some(snapshot) => {
+                let volume = Volume::open_snapshot(store, &target.volume, snapshot)?;
+                let there = snapshots::find(store, id, snapshot)?;
+                (volume, there.root, there.block_bytes)
+            }
+            None => {
+                let volume = Volume::open(store, &target.volume, &OpenOptions::read_only())
+                    .map_err(|error| explain(error, &target.volume, &Wanted::Export))?;
+                let head = head::latest(store, id)?;
+                (volume, head.root, head.block_bytes)
+            }
+        };
+        let verifier = Verifier::of_map(store, root, block_bytes);
+        let verifier = RefCell::new(verifier.map_err(|error| error.of_volume(target.volume.as_str()))?);
+        Ok(Source { name: target, volume, verifier })
+    }
+
+    fn read(&self, offset_bytes: u64, data: &mut [u8]) -> Result<()> {
+        let verified = self.verifier.borrow_mut().before(offset_bytes, data.len() as u64);
+        verified.map_err(|error| error.of_volume(self.name.volume.as_str()))?;
+        self.volume.read_at(offset_bytes, data)
     }
 }
 
@@ -67,23 +103,23 @@ fn file_failed<'a>(operation: &'static str, file: &'a Path) -> impl Fn(std::io::
 
 /// Calls `visit` with each part that holds data, in order.
 fn each_data(
-    volume: &Volume,
+    source: &Source<'_>,
     progress: &mut Progress,
     visit: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    let size_bytes = volume.size_bytes();
+    let size_bytes = source.volume.size_bytes();
     let mut buffer = vec![0; COPY_BYTES];
     let mut at = 0;
     while at < size_bytes {
         check_interrupted()?;
         progress.set(at, size_bytes);
-        let (status, bytes) = volume.block_status(at, size_bytes - at)?;
+        let (status, bytes) = source.volume.block_status(at, size_bytes - at)?;
         if status == Status::Zero && bytes > 0 {
             at += bytes;
             continue;
         }
         let step = bytes.min(COPY_BYTES as u64 - at % COPY_BYTES as u64) as usize;
-        volume.read_at(at, &mut buffer[..step])?;
+        source.read(at, &mut buffer[..step])?;
         for run in data_runs(&buffer[..step]) {
             visit(at + run.start as u64, &buffer[run])?;
         }
@@ -93,11 +129,11 @@ fn each_data(
 }
 
 /// Under another name first: FILE is never half an image.
-fn to_file(volume: &Volume, file: &Path, progress: &mut Progress) -> Result<u64> {
+fn to_file(source: &Source<'_>, file: &Path, progress: &mut Progress) -> Result<u64> {
     let mut part = file.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
-    let written = write_file(volume, &part, progress)
+    let written = write_file(source, &part, progress)
         .and_then(|bytes| std::fs::rename(&part, file).map_err(file_failed("name", file)).map(|()| bytes));
     written.map_err(|error| {
         let left = match std::fs::remove_file(&part) {
@@ -112,12 +148,12 @@ fn to_file(volume: &Volume, file: &Path, progress: &mut Progress) -> Result<u64>
     })
 }
 
-fn write_file(volume: &Volume, part: &Path, progress: &mut Progress) -> Result<u64> {
+fn write_file(source: &Source<'_>, part: &Path, progress: &mut Progress) -> Result<u64> {
     let failed = file_failed("write", part);
     let image = File::create(part).map_err(&failed)?;
-    image.set_len(volume.size_bytes()).map_err(&failed)?;
+    image.set_len(source.volume.size_bytes()).map_err(&failed)?;
     let mut data_bytes = 0;
-    each_data(volume, progress, &mut |at, data| {
+    each_data(source, progress, &mut |at, data| {
         data_bytes += data.len() as u64;
         image.write_all_at(data, at).map_err(&failed)
     })?;
@@ -126,31 +162,31 @@ fn write_file(volume: &Volume, part: &Path, progress: &mut Progress) -> Result<u
 }
 
 /// A disk has content already, so zeroes are written too.
-fn to_disk(volume: &Volume, file: &Path, progress: &mut Progress) -> Result<u64> {
+fn to_disk(source: &Source<'_>, file: &Path, progress: &mut Progress) -> Result<u64> {
     let failed = file_failed("write", file);
     let mut disk = FileOptions::new().write(true).open(file).map_err(&failed)?;
-    let bytes = to_stream(volume, progress, &mut |data| disk.write_all(data).map_err(&failed))?;
+    let bytes = to_stream(source, progress, &mut |data| disk.write_all(data).map_err(&failed))?;
     disk.sync_all().map_err(&failed)?;
     Ok(bytes)
 }
 
-fn to_stdout(session: &Session, volume: &Volume, progress: &mut Progress) -> Result<()> {
-    to_stream(volume, progress, &mut |data| session.output.write(data)).map(drop)
+fn to_stdout(session: &Session, source: &Source<'_>, progress: &mut Progress) -> Result<()> {
+    to_stream(source, progress, &mut |data| session.output.write(data)).map(drop)
 }
 
 fn to_stream(
-    volume: &Volume,
+    source: &Source<'_>,
     progress: &mut Progress,
     write: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<u64> {
-    let size_bytes = volume.size_bytes();
+    let size_bytes = source.volume.size_bytes();
     let mut buffer = vec![0; COPY_BYTES];
     let mut at = 0;
     while at < size_bytes {
         check_interrupted()?;
         progress.set(at, size_bytes);
         let step = usize::try_from(size_bytes - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
-        volume.read_at(at, &mut buffer[..step])?;
+        source.read(at, &mut buffer[..step])?;
         write(&buffer[..step])?;
         at += step as u64;
     }

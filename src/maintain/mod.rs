@@ -8,6 +8,7 @@
 //! * `check`: verifies what is reached.
 //! * `usage`: counts it, by volume and snapshot.
 //! * `scrub`: sums the content of blocks, and compares it.
+//! * `verify`: compares it for those who read a whole map.
 
 use std::fmt;
 
@@ -26,6 +27,7 @@ mod sum;
 mod survey;
 mod unnamed;
 pub mod usage;
+pub mod verify;
 
 pub use problem::{Problem, Severity};
 

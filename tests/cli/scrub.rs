@@ -39,6 +39,39 @@ fn scrub_finds_what_rots_and_says_whose_it_is() {
     assert!(lab.ok(&["check"]).contains("no damage"));
 }
 
+/// What rotted between two scrubs would go into a copy, and be taken for good.
+#[test]
+fn an_export_compares_what_has_a_checksum() {
+    let lab = Lab::new();
+    // More than is copied at a time, and zeroes between.
+    let mut content = vec![0; 3 << 20];
+    content[..700 << 10].fill(1);
+    content[2 << 20..].fill(2);
+    lab.write("in.raw", &content);
+    lab.ok(&["import", "--block-size", "64K", "in.raw", "a"]);
+    let verified = |words: &[&str]| lab.json(words)["verified_blocks"].as_u64().unwrap();
+    assert_eq!(verified(&["export", "a", "out.raw"]), 0, "nothing has one");
+    lab.ok(&["snapshot", "a@one"]);
+    lab.ok(&["clone", "a@one", "b"]);
+    lab.ok(&["scrub"]);
+    assert_eq!(verified(&["export", "a@one", "out.raw", "--force"]), 11 + 16);
+    assert!(lab.content("a@one") == content);
+    let file = lab.files("block").remove(20);
+    flip(&file, 54_321);
+    let out = lab.path("damaged.raw");
+    let ran = lab.run(&["export", "a@one", "damaged.raw"]);
+    assert_eq!(ran.code, 8, "{} {}", ran.out, ran.err);
+    assert!(ran.err.contains("block/") && ran.err.contains("volume 'a'"), "{}", ran.err);
+    assert!(!out.exists() && ran.err.contains("nothing is left behind"), "{}", ran.err);
+    assert_eq!(lab.run(&["export", "a@one", "-"]).code, 8);
+    flip(&file, 54_321);
+    // A clone made since has the sums too.
+    lab.ok(&["clone", "a@one", "c"]);
+    assert_eq!(verified(&["export", "c", "out.raw", "--force"]), 11 + 16);
+    flip(&file, 54_321);
+    assert_eq!(lab.run(&["export", "c", "damaged.raw"]).code, 8);
+}
+
 #[test]
 fn an_interrupted_scrub_says_so_and_goes_on() {
     let lab = Lab::new();
