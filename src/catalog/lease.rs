@@ -199,10 +199,6 @@ impl Lease {
         &self.holder
     }
 
-    pub fn volume(&self) -> Id {
-        self.volume
-    }
-
     /// Gives the lease back. `clean`: every operation has a known outcome,
     /// all is flushed, and nothing of this holder can write any more. If this
     /// fails the next holder takes the volume for crashed, which is safe.

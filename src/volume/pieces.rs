@@ -49,10 +49,6 @@ impl BlockPieces {
         self.by_start.values()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.by_start.is_empty()
-    }
-
     /// The newest position among the pieces.
     pub fn last_position(&self) -> u64 {
         self.iter().map(|piece| piece.position).max().unwrap_or(0)
@@ -223,7 +219,7 @@ mod tests {
         assert_eq!(ranges(&pieces), [(0, 40, 11)]);
         assert_eq!((pieces.block_count(), pieces.oldest()), (2, Some((10, 0))));
         assert_eq!(pieces.by_age().collect::<Vec<_>>(), [0, 1]);
-        assert_eq!(pieces.of(1).map(|block| (block.is_empty(), block.last_position())), Some((false, 11)));
+        assert_eq!(pieces.of(1).map(BlockPieces::last_position), Some(11));
         pieces.cut_off(1, 0);
         assert!(pieces.of(1).is_none() && pieces.of(0).is_some());
         pieces.cut_off(0, 0);

@@ -16,6 +16,7 @@ use crate::name::{ObjectName, SnapshotName, VolumeName};
 
 mod edges;
 mod full;
+mod handing;
 mod numbers;
 mod reading;
 mod rollback;

@@ -267,7 +267,7 @@ fn a_block_of_which_most_is_there_is_made_whole() {
 fn settled_zeroes_are_holes() {
     let recording = Recording::new(Arc::new(Memory::new()));
     let (store, volume, mut model) = shared_on(Arc::new(recording.clone()), 4);
-    zero(&volume, &mut model, 4096, 8192);
+    (1..3).for_each(|granule| zero(&volume, &mut model, granule * 4096, 4096));
     zero(&volume, &mut model, BLOCK, 4096);
     recording.clear();
     while volume.settle_batch(&mut |_| {}).unwrap() > 0 {}
@@ -282,7 +282,7 @@ fn settled_zeroes_are_holes() {
         }
     }
     punched.sort_unstable();
-    assert_eq!((written, punched), (0, vec![(0, 4096, 8192), (1, 0, 4096)]));
+    assert_eq!((written, punched), (0, vec![(0, 4096, 2 * 4096), (1, 0, 4096)]));
     assert_stays(&store, volume, &model);
 }
 
@@ -348,4 +348,73 @@ fn the_oldest_piece_that_a_head_leaves_in_the_log_is_read_back() {
     let oldest = volume.state.lock().live().pieces.oldest().map(|(position, _)| position);
     assert_eq!(Some(head.log.position), oldest);
     assert_stays(&store, volume, &model);
+}
+
+/// A record that makes a volume larger than any can be, or of a size that it
+/// cannot have been cut to, is damage.
+#[test]
+fn a_log_that_makes_an_impossible_volume_is_damage() {
+    for (bytes, good) in [(VOLUME_BYTES_MAX, true), (VOLUME_BYTES_MAX + 1, false)] {
+        let epoch = crate::name::Id(5);
+        let grow = crate::log::Record::Grow { size_bytes: bytes };
+        let cut =
+            crate::log::Record::Cut { epoch, size_bytes: 1, snapshot: None, shrink_bytes: Some(bytes) };
+        for record in [grow, cut] {
+            let (store, volume, _) = shared(4);
+            volume.log.append_now(record.clone()).unwrap();
+            volume.log.sync().unwrap();
+            volume.abandon();
+            let opened = Volume::open(&store, &name("v"), &options());
+            assert_eq!(opened.is_ok(), good, "{record:?}");
+            assert!(good || opened.unwrap_err().is(ErrorKind::Corrupt));
+        }
+    }
+}
+
+/// Where an object cannot be made, the guest is told why, and nothing is lost.
+#[test]
+fn an_object_that_cannot_be_made_is_a_full_store_and_not_a_lost_block() {
+    let faulty = Faulty::new(Arc::new(Memory::new()));
+    let (store, volume, mut model) = shared_on(Arc::new(faulty.clone()), 4);
+    volume.resize(8 * BLOCK, false).unwrap();
+    model.resize(8 * BLOCK as usize, 0);
+    let full = || faulty.inject(Rule::new(Fault::Fail(ErrorKind::NoSpace)).on(Method::CreateSparse));
+    full();
+    let error = volume.write_at(5 * BLOCK, &[2; 4096]).unwrap_err();
+    assert!(error.is(ErrorKind::NoSpace), "{}", error.full());
+    write(&volume, &mut model, 5 * BLOCK, 4096, 3);
+    write(&volume, &mut model, 512, 512, 4);
+    full();
+    let error = volume.settle_all().unwrap_err();
+    assert!(error.is(ErrorKind::NoSpace), "{}", error.full());
+    assert_same(&volume, &model, "not settled");
+    volume.settle_all().unwrap();
+    assert_stays(&store, volume, &model);
+}
+
+/// A long write is several pieces: each has its own bytes, and all must be in
+/// before the write is answered.
+#[test]
+fn a_long_write_is_answered_when_all_its_pieces_are_in() {
+    const LARGE: u64 = 1 << 20;
+    let faulty = Faulty::new(Arc::new(Memory::new()));
+    let store = Store::init("test", Arc::new(faulty.clone()), LARGE).unwrap();
+    names::create(&store, &name("v"), 2 * LARGE, LARGE).unwrap();
+    let options = OpenOptions { log_limit_bytes: 16 << 20, ..options() };
+    let volume = Volume::open(&store, &name("v"), &options).unwrap();
+    let mut model = vec![1; 2 * LARGE as usize];
+    volume.write_at(0, &model).unwrap();
+    volume.snapshot(&snap("s")).unwrap();
+    volume.settle_all().unwrap();
+    let data: Vec<u8> = (0..700u64 << 10).map(|at| (at / 512 % 251) as u8 + 2).collect();
+    volume.write_at(512, &data).unwrap();
+    model[512..512 + data.len()].copy_from_slice(&data);
+    assert_same(&volume, &model, "logged");
+    volume.settle_all().unwrap();
+    assert_same(&volume, &model, "settled");
+    // Of the next one the first batch is written, and no other.
+    let writes = Rule::new(Fault::Fail(ErrorKind::Unavailable)).on(Method::Write).named("log/");
+    volume.snapshot(&snap("t")).unwrap();
+    faulty.inject(writes.after(1).times(u64::MAX));
+    assert!(volume.write_at(512, &data).is_err(), "not all of it is in the log");
 }
