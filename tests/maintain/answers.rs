@@ -145,7 +145,9 @@ fn a_store_that_cannot_be_asked_is_no_sound_one() {
         }),
         ("usage", |store| usage::run(store, &mut |_| {}).map(|_| ())),
     ];
-    let (memory, _, _) = scene();
+    let (memory, store, _) = scene();
+    // So that there are generations.
+    gc(&store);
     for (what, read) in reads {
         for kind in [ErrorKind::Unavailable, ErrorKind::Denied] {
             let mut number = 0;
@@ -166,11 +168,11 @@ fn a_store_that_cannot_be_asked_is_no_sound_one() {
     }
 }
 
-/// What is listed may be gone when it is read: leases and generations are
-/// followed by others all the time.
+/// What is listed may be gone when it is read: leases, generations and heads
+/// are followed by others all the time.
 #[test]
 fn what_has_just_gone_is_no_damage() {
-    for prefix in [prefix::LEASES, prefix::MAINTENANCE] {
+    for prefix in [prefix::LEASES, prefix::MAINTENANCE, prefix::HEADS, prefix::EPOCHS] {
         let (memory, plain, _) = scene();
         gc(&plain);
         let (faulty, store) = faulty_over(&memory);
@@ -235,4 +237,37 @@ fn usage_is_right_however_many_share_a_page() {
     memory.delete(&page).unwrap();
     let error = usage::run(&store, &mut |_| {}).unwrap_err();
     assert!(error.is(ErrorKind::Corrupt) && error.to_string().contains(&page.to_string()), "{error}");
+}
+
+/// A volume is removed, and collected, after check has seen what it needs.
+#[test]
+fn what_a_volume_needed_that_is_gone_is_no_damage() {
+    let (_, store, _) = scene();
+    names::create(&store, &name("w"), SIZE, BLOCK).unwrap();
+    let volume = open(&store, "w");
+    volume.write_at(0, &vec![1; 2 * BLOCK as usize]).unwrap();
+    volume.close().unwrap();
+    gc(&store);
+    gc(&store);
+    let mut removed = false;
+    let report = check::run(&store, &CheckOptions::default(), &mut |step| {
+        if step.phase == Phase::Verify && !removed {
+            names::remove(&store, &name("w"), true).unwrap();
+            assert!(gc(&store).deleted().objects > 2);
+            removed = true;
+        }
+    })
+    .unwrap();
+    assert!(removed && report.is_sound(), "{report}");
+}
+
+#[test]
+fn a_block_of_another_size_is_damage() {
+    let (memory, store, _) = scene();
+    let block = memory.list_all(prefix::BLOCKS).unwrap().pop().unwrap();
+    damage(&memory, &block, &|data| Some(data[..data.len() - 1].to_vec()));
+    let report = checked(&store);
+    let found: Vec<_> = report.damage().collect();
+    assert!(found.len() == 1 && found[0].object == block.to_string(), "{report}");
+    assert!(found[0].sentence.contains(&format!("{} bytes", BLOCK - 1)), "{report}");
 }

@@ -7,12 +7,14 @@
 //! crash leaves, each call of gc, check and usage fails in turn; listings miss
 //! what is there; and single objects are made, aged and taken away by hand.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use archipelago::backend::faulty::{Fault, Faulty, Method, Rule};
 use archipelago::backend::memory::{Memory, CAPABILITIES};
 use archipelago::backend::{Backend, BackendExt, Capabilities};
-use archipelago::catalog::{epoch, head, snapshot as snapshots, volume as names};
+use archipelago::catalog::identity::Identity;
+use archipelago::catalog::{epoch, head, maintenance, snapshot as snapshots, volume as names};
 use archipelago::error::ErrorKind;
 use archipelago::maintain::check::{self, CheckOptions};
 use archipelago::maintain::gc::{self, GcOptions};
@@ -120,12 +122,21 @@ fn what_only_looks_says_what_is_right_or_that_it_cannot() {
     names::create(&store, &name("headless"), SIZE, BLOCK).unwrap();
     let id = names::lookup(&store, &name("headless")).unwrap();
     memory.delete(&ObjectName::Head { volume: id, number: head::FIRST }).unwrap();
+    // And a block that the snapshot needs.
+    let lost = memory.list_all(prefix::BLOCKS).unwrap().into_iter().find(|block| {
+        let forked = memory.fork();
+        forked.delete(block).unwrap();
+        checked(&store_on(Arc::new(forked))).damage().any(|found| found.object == block.to_string())
+    });
+    let lost = lost.unwrap();
+    let content = memory.read_all(&lost, u64::MAX).unwrap();
+    memory.delete(&lost).unwrap();
     let check = |store: &Store| {
         let options = CheckOptions { measure: true, ..CheckOptions::default() };
         check::run(store, &options, &mut |_| {})
     };
     let whole = check(&store).unwrap();
-    assert_eq!(whole.damage().count(), 1, "{whole}");
+    assert_eq!(whole.damage().count(), 2, "{whole}");
     assert_eq!((whole.volumes, whole.snapshots), (4, 1), "{whole}");
     for number in 0.. {
         let (faulty, store) = faulty_over(&memory);
@@ -138,6 +149,7 @@ fn what_only_looks_says_what_is_right_or_that_it_cannot() {
             break;
         }
     }
+    memory.create(&lost, &content).unwrap();
     // Its name goes too, just when check is about to say so.
     let (faulty, other) = faulty_over(&memory);
     let read = Rule::new(Fault::Fail(ErrorKind::NotFound)).on(Method::Read).named("volume/headless");
@@ -161,6 +173,7 @@ fn what_somebody_else_has_deleted_does_not_end_a_gc() {
         (Method::Stat, prefix::BLOCKS),
         (Method::Read, prefix::EPOCHS),
         (Method::Read, prefix::VOLUMES),
+        (Method::Read, prefix::HEADS),
     ];
     for (method, prefix) in rules {
         let forked = memory.fork();
@@ -433,4 +446,48 @@ fn a_full_store_is_emptied_of_what_each_volume_has_left_behind() {
     assert_eq!(memory.list_all(prefix::LEASES).unwrap(), leases, "each volume has its last one");
     expected.assert_on(&store, &[], "after gc of a full store");
     assert_sound(&store, "after gc of a full store");
+}
+
+/// Where listings lag, gc waits between its marks, and once more before it
+/// ends a removal.
+#[test]
+fn gc_waits_for_listings_that_lag_as_often_as_it_must() {
+    static WAITS: AtomicU64 = AtomicU64::new(0);
+    for (list_lag_s, unnamed, waits) in [(0, false, 0), (0, true, 0), (30, false, 1), (30, true, 2)] {
+        let memory = Memory::with(Capabilities { list_lag_s, ..CAPABILITIES });
+        let store = Store::init("test", Arc::new(memory.clone()), BLOCK).unwrap();
+        let options = GcOptions {
+            wait: |_| {
+                WAITS.fetch_add(1, Ordering::SeqCst);
+            },
+            ..GcOptions::default()
+        };
+        let collect = || gc::run(&store, &options, &mut |_| {}).unwrap();
+        names::create(&store, &name("v"), SIZE, BLOCK).unwrap();
+        collect();
+        collect();
+        if unnamed {
+            memory.delete(&ObjectName::Volume(name("v"))).unwrap();
+        }
+        let before = WAITS.load(Ordering::SeqCst);
+        assert_eq!(collect().removals_finished, u64::from(unnamed));
+        assert_eq!(WAITS.load(Ordering::SeqCst) - before, waits, "{list_lag_s} s, unnamed: {unnamed}");
+    }
+}
+
+/// Who may not maintain the store deletes nothing, not even garbage.
+#[test]
+fn a_gc_that_may_not_begin_deletes_nothing() {
+    let (memory, store, _) = scene();
+    let volume = names::lookup(&store, &name("v")).unwrap();
+    memory.create(&ObjectName::Lease { volume, number: 1 }, b"old").ok();
+    let before = memory.list_all(prefix::ALL).unwrap();
+    let right = maintenance::claim_next(&store, &Identity::of_this_process()).unwrap();
+    let (faulty, other) = faulty_over(&memory);
+    assert!(gc::run(&other, &GcOptions::default(), &mut |_| {}).unwrap_err().is(ErrorKind::Busy));
+    assert_eq!(faulty.calls(Method::Delete), 0);
+    drop(right);
+    let left = memory.list_all(prefix::ALL).unwrap();
+    let is_kept = |object: &ObjectName| left.contains(object) || matches!(object, ObjectName::Maintenance(_));
+    assert!(before.iter().all(is_kept));
 }
