@@ -230,22 +230,35 @@ pub trait BackendExt: Backend {
 /// backend may have to look at every name for each call.
 const LIST_COUNT: usize = 1 << 20;
 
+/// How often `read_all` meets an object that is replaced while it looks.
+const READ_TRIES: u32 = 5;
+
 impl<B: Backend + ?Sized> BackendExt for B {
     fn read_all(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>> {
         use crate::error::Error;
-        let bytes = self.stat(name)?.bytes;
-        if bytes > bytes_max {
-            return Err(Error::corrupt(
-                name,
-                format!("it has {bytes} bytes, more than the {bytes_max} that such an object can have"),
-            ));
+        let mut tries = 0;
+        loop {
+            let bytes = self.stat(name)?.bytes;
+            if bytes > bytes_max {
+                return Err(Error::corrupt(
+                    name,
+                    format!("it has {bytes} bytes, more than the {bytes_max} that such an object can have"),
+                ));
+            }
+            // One more than there is: the end is seen.
+            let mut data = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(1)];
+            let read_bytes = self.read_at(name, 0, &mut data)?;
+            if read_bytes + 1 == data.len() {
+                data.truncate(read_bytes);
+                return Ok(data);
+            }
+            // Another object may have the name by now.
+            tries += 1;
+            if tries == READ_TRIES {
+                let message = format!("it says that it has {bytes} bytes, and {read_bytes} are read");
+                return Err(Error::corrupt(name, message));
+            }
         }
-        let mut data = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
-        let read_bytes = self.read_at(name, 0, &mut data)?;
-        if read_bytes != data.len() {
-            return Err(Error::corrupt(name, format!("only {read_bytes} of {bytes} bytes are there")));
-        }
-        Ok(data)
     }
 
     fn list_all(&self, prefix: &str) -> Result<Vec<ObjectName>> {

@@ -29,9 +29,8 @@ use crate::store::Store;
 /// How often a lock is tried: whoever looks at a lease holds it for a moment.
 const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
-/// How long the lock of a dead holder is waited for: what it had asked of the
-/// disk is not done yet.
-const DEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// See `Options::patience`.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a lease is taken.
 #[derive(Clone, Debug)]
@@ -43,6 +42,9 @@ pub struct Options {
     pub renew_every: Duration,
     /// A lease not confirmed for this long must not be relied on.
     pub deadline: Duration,
+    /// How long the lock of a holder that has ended is waited for: what it had
+    /// asked of the disk is not done yet.
+    pub patience: Duration,
 }
 
 impl Default for Options {
@@ -52,6 +54,7 @@ impl Default for Options {
             socket: None,
             renew_every: Duration::from_secs(5),
             deadline: Duration::from_secs(20),
+            patience: PATIENCE,
         }
     }
 }
@@ -109,7 +112,7 @@ impl std::fmt::Debug for Lease {
 pub fn take(store: &Store, volume: Id, volume_name: &str, options: &Options) -> Result<(Lease, Taken)> {
     let fences = store.control().capabilities().fences;
     let lock = match fences {
-        true => Some(lock(store, volume, volume_name, LockMode::Exclusive)?),
+        true => Some(lock(store, volume, volume_name, LockMode::Exclusive, options.patience)?),
         false => None,
     };
     let found = latest(store, volume)?;
@@ -257,7 +260,7 @@ impl Drop for Lease {
 /// Error: `Busy`.
 pub fn take_shared(store: &Store, volume: Id, volume_name: &str) -> Result<SharedLease> {
     if store.control().capabilities().fences {
-        let lock = lock(store, volume, volume_name, LockMode::Shared)?;
+        let lock = lock(store, volume, volume_name, LockMode::Shared, PATIENCE)?;
         return Ok(SharedLease { _lock: Some(lock) });
     }
     if let Some(Record { state: State::Held, holder, .. }) = latest(store, volume)? {
@@ -345,7 +348,7 @@ pub(super) struct Hold {
 pub(super) fn hold_for_removal(store: &Store, volume: Id, volume_name: &str) -> Result<Hold> {
     let mut hold = Hold { store: store.clone(), volume, lease: None, _lock: None };
     if store.control().capabilities().fences {
-        hold._lock = Some(lock(store, volume, volume_name, LockMode::Exclusive)?);
+        hold._lock = Some(lock(store, volume, volume_name, LockMode::Exclusive, PATIENCE)?);
         return Ok(hold);
     }
     match take(store, volume, volume_name, &Options::default()) {
@@ -369,7 +372,13 @@ impl Hold {
     }
 }
 
-fn lock(store: &Store, volume: Id, volume_name: &str, mode: LockMode) -> Result<Lock> {
+fn lock(
+    store: &Store,
+    volume: Id,
+    volume_name: &str,
+    mode: LockMode,
+    patience: Duration,
+) -> Result<Lock> {
     let (mut tries, began) = (0, clock::now());
     loop {
         match store.control().lock(&lock_name(volume), mode) {
@@ -378,7 +387,7 @@ fn lock(store: &Store, volume: Id, volume_name: &str, mode: LockMode) -> Result<
         }
         tries += 1;
         if tries >= LOCK_TRIES {
-            let patient = clock::now().saturating_duration_since(began) < DEAD_PATIENCE;
+            let patient = clock::now().saturating_duration_since(began) < patience;
             if !patient || !is_left_by_the_dead(store, volume)? {
                 return Err(explain(store, volume, volume_name, mode));
             }

@@ -204,9 +204,18 @@ impl Volume {
 fn recover(store: &Store, name: &str, id: Id, options: &OpenOptions, clean: bool) -> Result<(Loaded, Log)> {
     let mut tries = 0;
     loop {
-        let mut loaded = match clean {
-            true => load(store, id)?,
-            false => load_whole(store, name, id)?,
+        let loaded = match clean {
+            true => load(store, id),
+            false => load_whole(store, name, id),
+        };
+        let mut loaded = match loaded {
+            // The last holder lived a little longer, and has deleted what its
+            // newer head does without.
+            Err(error) if error.is(ErrorKind::NotFound) && tries < STALE_RETRIES => {
+                tries += 1;
+                continue;
+            }
+            other => other?,
         };
         let log = Log::after(id, Arc::clone(store.log()), options.log, &loaded.replayed);
         if clean || fault::on(fault::Planted::TakerKeepsHead) {

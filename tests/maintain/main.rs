@@ -12,6 +12,7 @@
 //! objects and planted faults break gc; both must be noticed. `answers` counts
 //! what is reported, and makes each call of the store fail. `doubt` has one of
 //! everything that a crash leaves, fails each call of gc too, and hides things.
+//! `late_holder`: who was given up ends in the middle of the next one's opening.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
@@ -21,6 +22,7 @@ mod damage;
 mod doubt;
 mod histories;
 mod hook;
+mod late_holder;
 mod races;
 mod three;
 mod world;

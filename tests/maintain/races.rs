@@ -8,7 +8,9 @@
 use std::sync::{Arc, Mutex};
 
 use archipelago::backend::memory::Memory;
+use archipelago::backend::{Backend, BackendExt};
 use archipelago::catalog::volume as names;
+use archipelago::name::{Id, ObjectName};
 use archipelago::store::Store;
 use archipelago::volume::Volume;
 
@@ -268,4 +270,33 @@ fn a_snapshot_that_is_published_meanwhile_is_listed() {
         volume.close().unwrap();
     }
     assert!(fired > 0, "nothing was ever published meanwhile");
+}
+
+/// An object's name may be given to another one at any moment (a lease number
+/// of a volume that is being removed): what is read is one of them, whole.
+#[test]
+fn an_object_that_is_replaced_while_it_is_read_is_not_damaged() {
+    let (memory, _) = new_store();
+    let hook = Hook::new(&memory);
+    let object = ObjectName::Lease { volume: Id(7), number: 3 };
+    for (before, after) in [(155, 167), (167, 155), (155, 155)] {
+        for at in 0.. {
+            let _absent = memory.delete(&object);
+            memory.create(&object, &vec![1; before]).unwrap();
+            let (inside, name) = (memory.clone(), object.clone());
+            hook.arm(at, move || {
+                inside.delete(&name).unwrap();
+                inside.create(&name, &vec![2; after]).unwrap();
+            });
+            let data = hook.read_all(&object, 1000).unwrap();
+            let is_whole = data == vec![1; before] || data == vec![2; after];
+            assert!(is_whole, "{before} to {after} at call {at}: {} bytes", data.len());
+            if !hook.fired() {
+                break;
+            }
+        }
+    }
+    // Shorter than it says each time: that is damage, and no end of tries.
+    hook.arm(u64::MAX, || ());
+    assert!(hook.read_all(&object, 100).unwrap_err().is(archipelago::ErrorKind::Corrupt));
 }

@@ -56,6 +56,7 @@ pub fn all() -> Vec<Story> {
         Story { name: "gc meanwhile", before: begin_gc, run: catalog, removes: true, fails: true, ..PLAIN },
         Story { name: "a number below others", before: overtake, run: clean_up, fails: true, ..PLAIN },
         Story { name: "an import taken back", run: take_back, ..PLAIN },
+        Story { name: "a dead holder", before: let_holder_die, run: open_beside_a_reader, ..PLAIN },
         Story { name: "a scrub", before: make_shared, run: scrub_it, ..PLAIN },
         Story { name: "a scrub with a lag", before: make_shared, run: scrub_it, list_lag_s: 1, ..PLAIN },
     ]
@@ -313,6 +314,28 @@ fn scrub_it(world: &mut World) {
     world.gc();
     world.act(|world| world.volume.remove_snapshot(&snap("a")));
     world.snapshots.retain(|(name, _)| name.as_str() != "a");
+}
+
+/// Of another volume; its lease is there.
+fn let_holder_die(world: &mut World) {
+    names::create(&world.store, &name("x"), 4 * BLOCK, BLOCK).unwrap();
+    let mut dead = options();
+    dead.lease.identity = Identity { pid: i32::MAX as u32, ..Identity::of_this_process() };
+    Volume::open(&world.store, &name("x"), &dead).unwrap().abandon();
+}
+
+/// The lock is taken, and not by the dead.
+fn open_beside_a_reader(world: &mut World) {
+    world.act(|world| {
+        let id = names::lookup(&world.store, &name("x"))?;
+        let _reading = lease::take_shared(&world.store, id, "x")?;
+        let mut impatient = options();
+        impatient.lease.patience = std::time::Duration::from_millis(200);
+        match Volume::open(&world.store, &name("x"), &impatient) {
+            Err(error) if error.is(ErrorKind::Busy) => Ok(()),
+            other => other.and_then(|opened| opened.close()),
+        }
+    });
 }
 
 /// A block of another volume is gone.

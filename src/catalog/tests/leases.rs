@@ -394,3 +394,14 @@ fn readers_of_a_crashed_volume_do_not_make_a_writer_wait() {
     let error = lease::take(&store, volume, "web", &Options::default()).unwrap_err();
     assert!(error.is(ErrorKind::Busy) && began.elapsed() < Duration::from_secs(10), "{error}");
 }
+
+#[test]
+fn the_patience_with_a_dead_holder_has_an_end() {
+    let store = store();
+    let volume = make(&store, "web");
+    let (_held, _) = lease::take(&store, volume, "web", &as_other(dead_identity())).unwrap();
+    let impatient = Options { patience: Duration::from_millis(300), ..Options::default() };
+    let error = lease::take(&store, volume, "web", &impatient).unwrap_err();
+    assert!(error.is(ErrorKind::Busy), "{error}");
+    assert!(error.to_string().contains("it has ended, but the disk is not done with its writes"), "{error}");
+}
