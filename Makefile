@@ -19,7 +19,7 @@ ZSH_WORDS = $(PREFIX)/share/zsh/site-functions
 FISH_WORDS = $(PREFIX)/share/fish/vendor_completions.d
 
 .DEFAULT_GOAL := build
-.PHONY: build demo check bench crash fuzz simulate soak mutants schedules install uninstall clean help
+.PHONY: build demo check bench crash fuzz simulate soak mutants schedules sanitizers install uninstall clean help
 
 ## build      the library, the command and what `install` installs
 build:
@@ -75,6 +75,11 @@ schedules:
 	@scripts/bootstrap build rust
 	@ARCHIPELAGO_SCHEDULES=$(SCHEDULES) $(CARGO) test --release --locked --no-default-features --features model \
 	    --test shuttle -- --nocapture && echo "schedules: every story holds in $(SCHEDULES) orders, every planted fault is found"
+
+## sanitizers the library under AddressSanitizer and ThreadSanitizer (SANITIZERS="thread")
+sanitizers:
+	@scripts/bootstrap build rust check
+	@scripts/check-sanitizers $(SANITIZERS)
 
 ## install    into PREFIX (/usr/local), below DESTDIR if that is set
 install:

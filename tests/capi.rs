@@ -26,10 +26,14 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The shared library of the profile that this test was built with.
+/// The shared library of the profile that this test was built with, or the one of
+/// `scripts/check-sanitizers`.
 fn library() -> &'static Path {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND.get_or_init(|| {
+        if let Some(given) = std::env::var_os("ARCHIPELAGO_C_LIBRARY") {
+            return given.into();
+        }
         let test = std::env::current_exe().unwrap();
         let deps = test.parent().unwrap();
         // Cargo builds it before the tests that depend on the crate.
@@ -87,6 +91,8 @@ impl Lab {
         compiler.arg("-I").arg(root().join("include")).arg(root().join("tests/c").join(source));
         compiler.arg("-L").arg(self.folder.path()).args(["-larchipelago", "-lpthread"]);
         compiler.arg(format!("-Wl,-rpath,{}", self.folder.path().display()));
+        // Of scripts/check-sanitizers.
+        compiler.args(std::env::var("ARCHIPELAGO_C_FLAGS").unwrap_or_default().split_whitespace());
         run(&mut compiler);
         program
     }

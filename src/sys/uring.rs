@@ -211,6 +211,10 @@ impl Ring {
                 if user_data == WAKE {
                     continue;
                 }
+                // Before anybody is told: whoever asks then is to find it so. And
+                // before it is looked at: this orders what `submit` wrote by the
+                // language's rules, which know nothing of the kernel.
+                self.in_flight.fetch_sub(1, Ordering::AcqRel);
                 // SAFETY: `submit` made the box and the kernel hands each
                 // request back once.
                 let in_flight = unsafe { Box::from_raw(user_data as *mut InFlight) };
@@ -218,8 +222,6 @@ impl Ring {
                 drop(iovecs);
                 let result = usize::try_from(result)
                     .map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()));
-                // Before anybody is told: whoever asks then is to find it so.
-                self.in_flight.fetch_sub(1, Ordering::AcqRel);
                 (operation.complete)(result);
             }
             if self.stuck.load(Ordering::Acquire) {

@@ -6,8 +6,8 @@
 static archipelago_volume *volume;
 static pthread_t submitter;
 static int calls[COUNT], closed, chained;
-static char buffer[4096];
-static struct iovec iov = { buffer, sizeof buffer };
+/* Memory belongs to one request at a time. */
+static char buffers[COUNT + 1][4096];
 
 static void count(void *opaque, int result)
 {
@@ -27,6 +27,7 @@ static void count(void *opaque, int result)
 /* No lock is held: a callback may use the volume. */
 static void chain(void *opaque, int result)
 {
+    struct iovec iov = { buffers[COUNT], sizeof buffers[COUNT] };
     Wait *wait = opaque;
 
     CHECK(result == 0);
@@ -48,6 +49,7 @@ static void chain(void *opaque, int result)
 static void submit(int number)
 {
     uint64_t offset = (uint64_t)(number % 60) * BLOCK + (uint64_t)(number % 16) * 4096;
+    struct iovec iov = { buffers[number], sizeof buffers[number] };
     int *call = &calls[number];
 
     switch (number % 6) {

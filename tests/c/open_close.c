@@ -3,6 +3,13 @@
 
 #include <dirent.h>
 
+/* ThreadSanitizer has a thread of its own, from the first other one on. */
+#ifdef __SANITIZE_THREAD__
+#define ALONE 2
+#else
+#define ALONE 1
+#endif
+
 static int threads(void)
 {
     DIR *tasks = opendir("/proc/self/task");
@@ -34,7 +41,7 @@ static int threads_that_stay(void)
 {
     int tries;
 
-    for (tries = 0; threads() > 1 && tries < 2000; tries++) {
+    for (tries = 0; threads() > ALONE && tries < 2000; tries++) {
         usleep(1000);
     }
     return threads();
@@ -107,14 +114,14 @@ int main(void)
     archipelago_close(NULL);
     /* What the library keeps for the process is there after the first. */
     archipelago_close(lab_open("a", 0));
-    SAME(threads_that_stay(), 1);
+    SAME(threads_that_stay(), ALONE);
     before = files();
     for (round = 0; round < 10; round++) {
         volume = lab_open("a", 0);
-        CHECK(threads() > 1);
+        CHECK(threads() > ALONE);
         SAME(lab_put(volume, (uint64_t)round * BLOCK, BLOCK, 1), 0);
         archipelago_close(volume);
-        SAME(threads_that_stay(), 1);
+        SAME(threads_that_stay(), ALONE);
     }
     SAME(files(), before);
     return 0;

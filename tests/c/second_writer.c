@@ -29,6 +29,7 @@ int main(void)
     SAYS(pid);
     other = lab_new("db", BLOCK);
     SAME(lab_put(other, 0, BLOCK, 2), 0);
+    archipelago_close(other);
     lab_go(&pair);
     lab_await(&pair);
     lab_join(&pair);
