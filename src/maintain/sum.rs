@@ -101,3 +101,7 @@ fn add_zeroes(hasher: &mut blake3::Hasher, mut bytes: u64) {
         bytes -= part;
     }
 }
+
+#[cfg(test)]
+#[path = "sum_tests.rs"]
+mod tests;
