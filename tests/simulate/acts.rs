@@ -74,6 +74,7 @@ pub fn options(plan: &Plan) -> OpenOptions {
             socket: None,
             renew_every: Duration::from_micros(plan.renew_us),
             deadline: Duration::from_micros(plan.deadline_us),
+            ..lease::Options::default()
         },
         ..OpenOptions::default()
     }
