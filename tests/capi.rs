@@ -12,7 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -106,6 +106,8 @@ impl Lab {
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
+            // Its children end with it, or whoever reads what we say waits for them.
+            .process_group(0)
             .spawn()
             .unwrap();
         let mut stderr = child.stderr.take().unwrap();
@@ -119,7 +121,8 @@ impl Lab {
                 break status;
             }
             if Instant::now() > end {
-                child.kill().unwrap();
+                let group = format!("-{}", child.id());
+                run(Command::new("kill").args(["-9", "--", &group]));
                 child.wait().unwrap();
                 panic!("{source}: not at its end after {DEADLINE:?}: {}", claim_of(source));
             }

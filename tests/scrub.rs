@@ -183,6 +183,45 @@ fn a_block_that_is_missing_or_too_short_is_told() {
     assert!(report.problems[0].sentence.contains("4096 bytes"), "{report}");
 }
 
+/// What `--status` says of the last scrub: when, and how much is damaged, with
+/// and without a sum, however often it was interrupted.
+#[test]
+fn each_damaged_block_is_counted_once() {
+    let (memory, store) = new_store();
+    names::create(&store, &name("v"), SIZE, BLOCK).unwrap();
+    let volume = open(&store, "v");
+    let take = |first: u64, text: &str| {
+        volume.write_at(first * BLOCK, &vec![1; 4 * BLOCK as usize]).unwrap();
+        volume.snapshot(&snap(text)).unwrap();
+        volume.publish_all().unwrap();
+    };
+    take(0, "a");
+    run(&store);
+    let summed = blocks(&store);
+    take(8, "b");
+    let fresh: Vec<_> = blocks(&store).into_iter().filter(|block| !summed.contains(block)).collect();
+    assert_eq!((summed.len(), fresh.len()), (4, 4));
+    flip(&memory, &summed[0], 5, 1);
+    flip(&memory, &summed[3], 5, 1);
+    memory.delete(&fresh[1]).unwrap();
+    let report = run(&store);
+    assert_eq!((report.problems.len(), report.ended), (3, true), "{report}");
+    let state = states::last(&store).unwrap().unwrap();
+    assert_eq!(state.damaged, 3);
+    assert!(state.began_s > 1_700_000_000 && state.ended_s >= state.began_s, "{state:?}");
+    // Interrupted before each block in turn.
+    let parts = ScrubOptions { stop: stopping::stop, ..options() };
+    for runs in 1.. {
+        stopping::LEFT.set(4);
+        if scrub::run(&store, &parts, &mut |_| {}).unwrap().ended {
+            assert!(runs > 2, "{runs}");
+            break;
+        }
+    }
+    assert_eq!(states::last(&store).unwrap().unwrap().damaged, 3);
+    volume.close().unwrap();
+}
+
 /// Pages that reach nothing new are not written, and snapshots that shared
 /// pages share the new ones.
 #[test]

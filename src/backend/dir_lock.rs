@@ -3,9 +3,9 @@
 //!
 //! A process that is killed closes its files at once, but what it had handed
 //! to the ring may be with the disk yet, for a minute if a path to it is gone,
-//! and would be written over what the next holder writes. So the ring is told
-//! of the lock's file: the kernel closes that only when the ring has nothing
-//! in flight. (What a thread waits for itself keeps its process alive.)
+//! and would change what the next holder has read and synced. So the ring is
+//! told of the lock's file: the kernel closes that only when the ring has
+//! nothing in flight. (What a thread waits for itself keeps its process alive.)
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,9 +1,9 @@
 """A write of a process that was killed, which the disk finishes later, does no harm.
 
 What can go wrong: a process is killed while the disk has not finished its writes. Its
-lock is free at once, the next holder opens the volume, writes the same sector, and is
-told that it is durable. Then the disk finishes the old write (a path of a multipath
-device comes back, say), and the newer sector is overwritten, for good.
+lock is free at once, the next holder opens the volume and reads what is there. Then the
+disk finishes the old write (a path of a multipath device comes back, say), and what was
+read and synced changes by itself, once more, under a guest that relies on it.
 
 So here the disk is one that holds a write until it is told (`holding.py`). The process
 is killed, and another opens the volume: it may only have it once the disk is done. And

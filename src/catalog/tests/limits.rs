@@ -84,3 +84,19 @@ fn a_refusal_shows_five_snapshots() {
         assert!(shown && text.contains("...") == (number > 5), "{text}");
     }
 }
+
+#[test]
+fn a_clone_may_be_larger_and_not_smaller() {
+    let store = store();
+    let volume = make(&store, "web");
+    cut(&store, volume, "s");
+    let source = snapshot::find(&store, volume, &snap("s")).unwrap();
+    let clone = |to: &str, size_bytes| super::super::clone::clone(&store, &source, &name(to), size_bytes);
+    let size_of = |id| head::latest(&store, id).unwrap().size_bytes;
+    assert_eq!(size_of(clone("same", None).unwrap()), source.size_bytes);
+    assert_eq!(size_of(clone("equal", Some(source.size_bytes)).unwrap()), source.size_bytes);
+    assert_eq!(size_of(clone("larger", Some(source.size_bytes + 512)).unwrap()), source.size_bytes + 512);
+    let error = clone("smaller", Some(source.size_bytes - 512)).unwrap_err();
+    assert!(error.is(ErrorKind::Invalid) && error.to_string().contains("--shrink"), "{error}");
+    assert!(volume::lookup(&store, &name("smaller")).unwrap_err().is(ErrorKind::NotFound));
+}
