@@ -379,20 +379,24 @@ fn lock(
     mode: LockMode,
     patience: Duration,
 ) -> Result<Lock> {
-    let (mut tries, began) = (0, clock::now());
+    let (mut tries, mut gives_up, began) = (0, false, clock::now());
     loop {
         match store.control().lock(&lock_name(volume), mode) {
             Err(error) if error.is(ErrorKind::Busy) => {}
             other => return other,
         }
+        if gives_up {
+            return Err(explain(store, volume, volume_name, mode));
+        }
         tries += 1;
         if tries >= LOCK_TRIES {
             let patient = clock::now().saturating_duration_since(began) < patience;
-            if !patient || !is_left_by_the_dead(store, volume)? {
-                return Err(explain(store, volume, volume_name, mode));
-            }
+            // Once more at once: it may have become free between the two looks.
+            gives_up = !patient || !is_left_by_the_dead(store, volume)?;
         }
-        clock::sleep(LOCK_PAUSE);
+        if !gives_up {
+            clock::sleep(LOCK_PAUSE);
+        }
     }
 }
 

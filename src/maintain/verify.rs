@@ -30,7 +30,7 @@ struct Part {
 }
 
 impl<'a> Verifier<'a> {
-    /// Reads a map. Memory: 100 bytes for each of its blocks that has a sum.
+    /// Reads a map. Memory: some 200 bytes for each of its blocks that has a sum.
     /// Errors: those of reading its pages.
     pub fn of_map(store: &'a Store, root: Root, block_bytes: u64) -> Result<Verifier<'a>> {
         let granules = (block_bytes / GRANULE_BYTES) as u32;

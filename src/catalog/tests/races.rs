@@ -83,6 +83,7 @@ impl Backend for Meddled {
         self.memory.list(prefix, after, count_max)
     }
     fn lock(&self, name: &ObjectName, mode: LockMode) -> Result<Lock> {
+        self.run(&self.before, &format!("lock {name} {mode:?}"))?;
         self.memory.lock(name, mode)
     }
     fn data_path(&self) -> Option<Arc<dyn DataPath>> {
@@ -361,4 +362,26 @@ fn a_rename_and_a_removal_leave_no_name_that_leads_nowhere() {
     make(&plain, "a");
     volume::remove(&store, &name("a"), true).unwrap();
     assert_eq!(volume::list(&plain).unwrap(), []);
+}
+
+/// Between "it is taken" and "who has it" the kernel lets go of a dead holder's
+/// lock: nobody has it, and nobody is told that readers do.
+#[test]
+fn a_dead_holders_lock_that_becomes_free_between_two_looks_is_taken() {
+    let held = Arc::new(Mutex::new(None::<lease::Lease>));
+    let frees = Arc::clone(&held);
+    let action: Action = Box::new(move |_, call| {
+        if call.starts_with("lock lease/") && call.ends_with(" Shared") {
+            frees.lock().take().into_iter().for_each(lease::Lease::abandon);
+        }
+        None
+    });
+    let (meddled, plain) = meddled(Some(action), None, CAPABILITIES);
+    let volume = make(&plain, "web");
+    let dead = Identity { pid: i32::MAX as u32, start_ticks: 1, ..Identity::of_this_process() };
+    let options = Options { identity: dead, ..Options::default() };
+    *held.lock() = Some(lease::take(&plain, volume, "web", &options).unwrap().0);
+    let (lease, taken) = lease::take(&meddled, volume, "web", &Options::default()).unwrap();
+    assert!(!taken.clean && held.lock().is_none());
+    lease.release(true).unwrap();
 }
