@@ -21,6 +21,8 @@ mod world;
 
 #[path = "scrub/races.rs"]
 mod races;
+#[path = "scrub/verify.rs"]
+mod verify;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -458,6 +460,22 @@ fn a_damaged_note_is_told_and_begun_anew() {
     let report = run(&store);
     assert!(report.is_sound() && !report.resumed && report.compared.objects > 9, "{report}");
     assert_sound(&store, "scrubbed again");
+}
+
+/// How far it has come is noted now and then, and at the end.
+#[test]
+fn it_notes_how_far_it_has_come_as_often_as_it_was_told() {
+    let (_, store, _) = base();
+    let compared = run(&store).summed.objects;
+    let number = || match store.control().list_all(prefix::SCRUBS).unwrap().as_slice() {
+        [ObjectName::Scrub(number)] => *number,
+        other => panic!("{other:?}"),
+    };
+    for (save_every, notes) in [(Duration::MAX, 1), (Duration::ZERO, compared + 1)] {
+        let before = number();
+        scrub::run(&store, &ScrubOptions { save_every, ..options() }, &mut |_| {}).unwrap();
+        assert_eq!(number() - before, notes, "{save_every:?}");
+    }
 }
 
 /// A limit is kept, about.

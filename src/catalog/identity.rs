@@ -197,6 +197,7 @@ mod tests {
         let me = Identity::of_this_process();
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let ticks = start_ticks(child.id()).unwrap();
+        assert!(ticks >= me.start_ticks && me.start_ticks > 1, "{ticks} {}", me.start_ticks);
         let other = Identity { pid: child.id(), start_ticks: ticks, ..me.clone() };
         assert!(!me.sees_the_end_of(&other) && !me.sees_the_end_of(&me));
         child.kill().unwrap();

@@ -175,6 +175,26 @@ fn the_status_of_a_range_is_what_it_holds_and_for_how_long() {
     assert!(volume.block_status(2 * BLOCK, 512).unwrap_err().is(ErrorKind::Unavailable));
 }
 
+/// A hole in what a block holds of its own, and one in what is beneath: the
+/// data between them is not passed over.
+#[test]
+fn the_status_ends_where_a_hole_does() {
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let dir = Dir::create(folder.path(), DirOptions::default()).unwrap();
+    let (_faulty, _store, volume) = patched(Arc::new(dir));
+    volume.write_at(4 * BLOCK + 12288, &[4; 4096]).unwrap();
+    volume.snapshot(&SnapshotName::new("s").unwrap()).unwrap();
+    volume.write_at(4 * BLOCK, &[5; 8192]).unwrap();
+    volume.settle_all().unwrap();
+    volume.write_zeroes(4 * BLOCK, 4096).unwrap();
+    assert!(matches!(volume.state.lock().own(4).unwrap(), Own::Part(_)));
+    let status = |from: u64| volume.block_status(4 * BLOCK + from, BLOCK - from).unwrap();
+    assert_eq!(status(0), (Status::Zero, 4096));
+    assert_eq!(status(4096), (Status::Data, 4096));
+    assert_eq!(status(8192), (Status::Zero, 4096));
+    assert_eq!(status(12288), (Status::Data, 4096));
+}
+
 #[test]
 fn usage_counts_what_entries_name() {
     let (_faulty, _store, volume) = patched(Arc::new(Memory::new()));
