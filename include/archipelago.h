@@ -22,6 +22,9 @@
  * - Threads start in archipelago_open(), never when the library is loaded.
  *   They block all signals; the library never forks, executes or changes
  *   priorities.
+ * - A process that has opened a volume may fork only to execute another
+ *   program: in a child that goes on without that the library's threads are
+ *   missing, and it shares its parent's rings and locks.
  */
 #ifndef ARCHIPELAGO_H
 #define ARCHIPELAGO_H
@@ -70,6 +73,8 @@ const char *archipelago_version(void);
  *   snapshot  open this snapshot of it, read-only
  *   store     the name of a configured store (default: the default store)
  *   config    the path of a configuration file (default: as archipelago(1))
+ * Where the last holder was killed while the disk still held requests of its,
+ * this waits for them to end, up to 30 seconds.
  * Errors: -ENOENT no such volume, snapshot, store; -EBUSY another process
  * holds it (the message names it); -EACCES; -EINVAL malformed name or option;
  * -EIO damaged.
