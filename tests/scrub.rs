@@ -478,6 +478,26 @@ fn it_notes_how_far_it_has_come_as_often_as_it_was_told() {
     }
 }
 
+/// One at a time, where that can be told; and what cannot be asked is not taken
+/// for a scrub that never was.
+#[test]
+fn a_second_scrub_is_told_of_the_first_and_one_without_its_note_does_not_begin() {
+    let (memory, store, _) = base();
+    run(&store);
+    let first = states::begin(&store).unwrap();
+    let error = scrub::run(&store, &options(), &mut |_| {}).unwrap_err();
+    assert!(error.is(ErrorKind::Busy) && error.to_string().contains("scrub --status"), "{error}");
+    drop(first);
+    let faulty = Faulty::new(Arc::new(memory));
+    let broken = store_on(Arc::new(faulty.clone()));
+    for kind in [ErrorKind::Unavailable, ErrorKind::Denied] {
+        faulty.inject(Rule::new(Fault::Fail(kind)).on(Method::Read).named("scrub/"));
+        assert!(scrub::run(&broken, &options(), &mut |_| {}).unwrap_err().is(kind));
+        assert!(states::last(&broken).unwrap().is_some());
+    }
+    assert_eq!(faulty.struck(), 2);
+}
+
 /// A limit is kept, about.
 #[test]
 fn a_limit_slows_it_down() {

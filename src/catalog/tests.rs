@@ -26,6 +26,7 @@ mod formats;
 mod leases;
 mod limits;
 mod races;
+mod replaced;
 
 const MIB: u64 = 1 << 20;
 

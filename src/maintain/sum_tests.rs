@@ -5,10 +5,12 @@
 //! How this proves that it cannot: each sum is compared with the BLAKE3 of
 //! what the block holds, holes and granules that do not count as zeroes.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
 use crate::backend::dir::{Dir, DirOptions};
+use crate::backend::faulty::{Fault, Faulty, Method, Rule};
 use crate::error::ErrorKind;
 use crate::name::Id;
 use crate::store::GRANULE_BYTES;
@@ -69,6 +71,19 @@ fn a_block_of_another_size_has_no_sum() {
     }
     let gone = ObjectName::Block { epoch: Id(7), index: 4 };
     assert!(summer.sum(&gone, BLOCK, None).unwrap_err().is(ErrorKind::NotFound));
+}
+
+/// It says how long it is, and reading it says otherwise.
+#[test]
+fn a_block_that_ends_before_its_end_has_no_sum() {
+    let (_folder, dir, _) = scattered();
+    let faulty = Faulty::new(Arc::new(dir));
+    for (missing_bytes, after) in [(1, 0), (4096, 1)] {
+        faulty.inject(Rule::new(Fault::Truncate(missing_bytes)).on(Method::Read).after(after));
+        let error = Summer::new(&faulty, None).sum(&NAME, BLOCK, None).unwrap_err();
+        assert!(error.is(ErrorKind::Corrupt) && error.to_string().contains("it ends after"), "{error}");
+    }
+    assert_eq!(faulty.struck(), 2);
 }
 
 /// As fast as it may, and no faster.

@@ -408,7 +408,7 @@ fn a_true_page_in_the_wrong_place_is_refused() {
 #[test]
 fn a_root_in_a_head_comes_back_and_impossible_ones_do_not() {
     let good = Root { page: Id(5), hash: [7; 32], level: 2 };
-    for root in [good, Root::ZERO] {
+    for root in [good, Root { level: 5, ..good }, Root::ZERO] {
         let mut out = Writer::new();
         root.put(&mut out);
         assert_eq!(out.0.len(), 49);

@@ -200,6 +200,18 @@ fn where_there_is_no_page_nothing_is_read() {
 }
 
 #[test]
+fn a_map_may_have_the_highest_level() {
+    let (_, store) = new_store();
+    let last = (1 << 60) - 1;
+    let map = Map::new(store.clone(), Root::ZERO, GRANULES, 1 << 60);
+    commit(&map, &[(3, own(1, 3)), (last, own(1, last))], 1 << 60);
+    assert_eq!(map.root().level, LEVEL_MAX);
+    let fresh = Map::new(store, map.root(), GRANULES, 1 << 60);
+    assert_eq!((fresh.get(3).unwrap(), fresh.get(last).unwrap()), (own(1, 3), own(1, last)));
+    assert_eq!(fresh.get(last - 1).unwrap(), Entry::Zero);
+}
+
+#[test]
 fn a_root_that_must_cover_more_becomes_the_first_child() {
     let (watched, store) = new_store();
     let map = Map::new(store.clone(), Root::ZERO, GRANULES, 1024);

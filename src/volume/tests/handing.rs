@@ -210,9 +210,26 @@ fn a_head_knows_the_epoch_the_size_and_that_there_was_something() {
     assert!(volume.is_all_zero());
     volume.write_at(0, &[1; BLOCK as usize]).unwrap();
     volume.write_zeroes(0, 4 * BLOCK).unwrap();
+    assert!(!head::latest(&store, volume.id).unwrap().written);
     volume.settle_all().unwrap();
+    assert!(head::latest(&store, volume.id).unwrap().written);
     volume.close().unwrap();
     assert!(!open(&store, "v").is_all_zero(), "it was written to");
+}
+
+/// A last head that could not be committed is told, and costs nothing else.
+#[test]
+fn a_close_that_could_not_say_its_last_word_says_so() {
+    for kind in [ErrorKind::Denied, ErrorKind::NoSpace] {
+        let lab = lab();
+        lab.faulty.inject(Rule::new(Fault::Fail(kind)).on(Method::Create).named("head/"));
+        let error = lab.volume.close().unwrap_err();
+        assert!(error.is(kind), "{}", error.full());
+        assert_eq!(lab.faulty.struck(), 1);
+        let volume = open(&plain(&lab), "v");
+        assert_same(&volume, &lab.model, "closed without a head");
+        volume.close().unwrap();
+    }
 }
 
 /// A block in which nothing goes on takes no memory, and may be settled.

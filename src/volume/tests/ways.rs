@@ -80,12 +80,15 @@ fn large_aligned_writes_go_past_the_log() {
         (60 * KIB, 8 * KIB, true),
         (128 * KIB, 128 * KIB, false),
         (100 * KIB, 100 * KIB, false),
+        // Only one end lies between granules, and nothing else is near.
+        (3 * LARGE, 64 * KIB + 512, true),
+        (3 * LARGE + 128 * KIB - 512, 64 * KIB + 512, true),
     ] {
         let byte = (at / 512 + bytes) as u8 | 2;
         assert_eq!(is_logged(&volume, &mut model, at, bytes, byte), logged, "{bytes} bytes at {at}");
     }
     assert_eq!(held(&volume, 0), (16..64).collect::<Vec<_>>());
-    assert!(held(&volume, 1).is_empty());
+    assert!(held(&volume, 1).is_empty() && held(&volume, 3).is_empty());
     assert_stays(&store, volume, &model);
 }
 
