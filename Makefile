@@ -19,7 +19,8 @@ ZSH_WORDS = $(PREFIX)/share/zsh/site-functions
 FISH_WORDS = $(PREFIX)/share/fish/vendor_completions.d
 
 .DEFAULT_GOAL := build
-.PHONY: build demo check bench crash fuzz simulate soak mutants schedules sanitizers install uninstall clean help
+.PHONY: build demo check check-stores bench crash fuzz simulate soak mutants schedules sanitizers
+.PHONY: install uninstall clean help
 
 ## build      the library, the command and what `install` installs
 build:
@@ -35,6 +36,12 @@ demo:
 check:
 	@scripts/bootstrap build rust guest check clippy soak
 	@scripts/check $(ONLY)
+
+## check-stores  stores on real servers, started here; the last line counts
+check-stores:
+	@scripts/bootstrap build rust
+	@scripts/bootstrap stores || true
+	@scripts/check-stores
 
 ## bench      compare with raw and qcow2 on the same disk
 bench:
