@@ -30,6 +30,7 @@ pub const CHECKS: &[Check] = &[
     ("writes beyond the end are refused", writes_beyond_the_end_are_refused),
     ("stores without overwriting say so", stores_without_overwriting_say_so),
     ("sparse objects are zeroes", sparse_objects_are_zeroes),
+    ("what a crash left short is made whole", what_a_crash_left_short_is_made_whole),
     ("punched ranges are zeroes", punched_ranges_are_zeroes),
     ("concurrent writers do not disturb each other", concurrent_writers_do_not_disturb_each_other),
     ("sync takes any number of names", sync_takes_any_number_of_names),
@@ -115,13 +116,16 @@ fn create_of_a_taken_name_changes_nothing(open: Open<'_>) {
         store.create(&name, b"first").unwrap();
         assert_kind(store.create(&name, b"second, and longer"), ErrorKind::Exists);
         if store.capabilities().overwrite_in_place {
-            assert_kind(store.create_sparse(&name, 1 << 20), ErrorKind::Exists);
+            for bytes in [0, 1, 5] {
+                assert_kind(store.create_sparse(&name, bytes), ErrorKind::Exists);
+            }
         }
         assert_eq!(content(&*store, &name), b"first", "{name}");
     }
     if store.capabilities().overwrite_in_place {
         store.create_sparse(&block(6), BLOCK_BYTES).unwrap();
         store.write_at(&block(6), 0, b"kept").unwrap();
+        assert_kind(store.create_sparse(&block(6), BLOCK_BYTES), ErrorKind::Exists);
         assert_kind(store.create(&block(6), b"x"), ErrorKind::Exists);
         assert_eq!(&content(&*store, &block(6))[..4], b"kept");
     }
@@ -257,6 +261,37 @@ fn sparse_objects_are_zeroes(open: Open<'_>) {
         assert_eq!(data.iter().filter(|byte| **byte != 0).count(), 6);
     }
     store.sync(&every_kind()).unwrap();
+}
+
+/// Whoever goes on where a crash was does not know: it makes what it needs, and
+/// uses what is there.
+fn what_a_crash_left_short_is_made_whole(open: Open<'_>) {
+    let store = open();
+    if !store.capabilities().overwrite_in_place {
+        return;
+    }
+    for (index, left) in [(1, &b""[..]), (2, b"left"), (3, &pattern(5, 4097))] {
+        let name = block(index);
+        store.create(&name, left).unwrap();
+        // It may be known, with the length that it has.
+        assert_eq!(content(&*store, &name), left);
+        assert_kind(store.write_at(&name, BLOCK_BYTES - 4, b"end!"), ErrorKind::Invalid);
+        for _ in 0..2 {
+            assert_kind(store.create_sparse(&name, BLOCK_BYTES), ErrorKind::Exists);
+            assert_eq!(store.stat(&name).unwrap().bytes, BLOCK_BYTES);
+        }
+        store.write_at(&name, BLOCK_BYTES - 4, b"end!").unwrap();
+        store.sync(std::slice::from_ref(&name)).unwrap();
+        let mut whole = left.to_vec();
+        whole.resize(BLOCK_BYTES as usize - 4, 0);
+        whole.extend_from_slice(b"end!");
+        assert!(content(&*store, &name) == whole, "{} bytes were left", left.len());
+        if let Some(path) = store.data_path() {
+            let buf = crate::sys::iobuf::IoBuf::copy_of(&pattern(6, 4096));
+            wait(|done| path.submit_write(&name, BLOCK_BYTES - 4096, buf, done)).unwrap();
+            assert!(content(&*store, &name).ends_with(&pattern(6, 4096)));
+        }
+    }
 }
 
 fn punched_ranges_are_zeroes(open: Open<'_>) {

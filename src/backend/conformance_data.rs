@@ -12,7 +12,7 @@ use crate::name::ObjectName;
 use crate::sys::iobuf::IoBuf;
 
 /// Submits and waits.
-fn wait(submit: impl FnOnce(Done)) -> Result<()> {
+pub(super) fn wait(submit: impl FnOnce(Done)) -> Result<()> {
     let (sender, receiver) = crossbeam_channel::bounded(1);
     submit(Box::new(move |result| sender.send(result).unwrap()));
     receiver.recv_timeout(Duration::from_secs(60)).expect("an answer within a minute")

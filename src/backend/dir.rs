@@ -256,7 +256,16 @@ impl Backend for Dir {
     }
 
     fn create_sparse(&self, name: &ObjectName, bytes: u64) -> Result<()> {
-        let made = self.0.creator.create_sparse(name, bytes)?;
+        let made = match self.0.creator.create_sparse(name, bytes) {
+            Err(error) if error.is(ErrorKind::Exists) => {
+                if self.0.creator.lengthen(name, bytes)? {
+                    self.0.open.forget_removed(name);
+                    self.0.open.mark(name).made();
+                }
+                return Err(error);
+            }
+            other => other?,
+        };
         self.0.open.forget_removed(name);
         self.0.open.mark(name).made();
         if let (Some(handle), false) = (made, self.0.open.is_direct(name)) {

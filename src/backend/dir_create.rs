@@ -116,6 +116,22 @@ impl Creator {
         Ok(Some(handle))
     }
 
+    /// Gives a file its size that has come without it to the disk: btrfs may have
+    /// only the name of a new file in its log. False if it has it already.
+    pub fn lengthen(&self, name: &ObjectName, bytes: u64) -> Result<bool> {
+        let told = |source| not_applied(source).on(name);
+        let path = dir_layout::place(name).path();
+        let is_shorter = match self.files.stat(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            other => other.map_err(told)?.bytes < bytes,
+        };
+        if is_shorter {
+            let file = self.files.open(&path, false).map_err(told)?;
+            self.files.truncate(&file, bytes).map_err(told)?;
+        }
+        Ok(is_shorter)
+    }
+
     fn publish(&self, temp: &Temp<'_>, name: &ObjectName, place: &Place) -> Result<()> {
         let path = place.path();
         for _ in 0..TRIES {

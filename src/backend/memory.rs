@@ -101,6 +101,22 @@ impl Memory {
         }
     }
 
+    /// Of an object that a crash has left shorter than it was made.
+    fn lengthen(&self, name: &ObjectName, bytes: u64) {
+        let mut objects = self.0.objects.write();
+        if let Some(object) = objects.get_mut(&ByText(name.clone())).filter(|object| object.bytes < bytes) {
+            let mut granules = Arc::clone(&object.granules.read());
+            // The last one may end where the object did.
+            if let Some(mut last) = Arc::make_mut(&mut granules).last_entry() {
+                let left = bytes - last.key() * GRANULE_BYTES as u64;
+                let mut data = last.get().to_vec();
+                data.resize(usize::try_from(left).unwrap_or(usize::MAX).min(GRANULE_BYTES), 0);
+                last.insert(Arc::from(data));
+            }
+            *object = Arc::new(Object { bytes, granules: RwLock::new(granules) });
+        }
+    }
+
     fn insert(&self, name: &ObjectName, bytes: u64, granules: Granules) -> Result<()> {
         if bytes > self.0.capabilities.object_bytes_max {
             let max = self.0.capabilities.object_bytes_max;
@@ -196,7 +212,11 @@ impl Backend for Memory {
 
     fn create_sparse(&self, name: &ObjectName, bytes: u64) -> Result<()> {
         self.check_overwrite("create", name)?;
-        self.insert(name, bytes, Granules::new())
+        let made = self.insert(name, bytes, Granules::new());
+        if made.as_ref().is_err_and(|error| error.is(ErrorKind::Exists)) {
+            self.lengthen(name, bytes);
+        }
+        made
     }
 
     fn read_at(&self, name: &ObjectName, offset_bytes: u64, buf: &mut [u8]) -> Result<usize> {

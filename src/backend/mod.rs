@@ -102,7 +102,9 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn create(&self, name: &ObjectName, data: &[u8]) -> Result<()>;
 
     /// Makes a new object of `bytes` zeroes that takes (about) no room. Not
-    /// durable until `sync`. Errors: as `create`.
+    /// durable until `sync`: a crash before that may leave it, or its name with
+    /// fewer bytes. Errors: as `create`; also if it is there and shorter, which
+    /// it then is no more: it has got zeroes at its end.
     fn create_sparse(&self, name: &ObjectName, bytes: u64) -> Result<()>;
 
     /// Fills `buf` from `offset_bytes` and returns how much was read: short

@@ -322,15 +322,20 @@ impl Inner {
 
     fn apply(&mut self, op: Op) {
         let missing = match &op {
-            Op::Create { name, .. } | Op::CreateSparse { name, .. } => self.image.get(name).is_some(),
+            Op::Create { name, .. } => self.image.get(name).is_some(),
+            Op::CreateSparse { name, bytes } => {
+                self.image.get(name).is_some_and(|there| there.bytes >= *bytes)
+            }
             Op::Write { name, .. } | Op::Delete { name } => self.image.get(name).is_none(),
             Op::Sync { .. } | Op::SyncContent { .. } => false,
         };
         if missing {
             return;
         }
+        // One that a crash has left short is not a new one.
+        let is_new = op.name().is_some_and(|name| self.image.get(name).is_none());
         op.apply(&mut self.image);
-        if let Op::Create { name, .. } | Op::CreateSparse { name, .. } = &op {
+        if let (Op::Create { name, .. } | Op::CreateSparse { name, .. }, true) = (&op, is_new) {
             self.note_made(name);
         }
         if let Some(events) = &mut self.events {
@@ -356,6 +361,13 @@ impl Backend for Disk {
 
     fn create_sparse(&self, name: &ObjectName, bytes: u64) -> Result<()> {
         self.before_call();
+        {
+            let mut inner = self.inner.lock();
+            if inner.image.get(name).is_some_and(|there| there.bytes < bytes) {
+                inner.apply(Op::CreateSparse { name: name.clone(), bytes });
+                return Err(Error::new(ErrorKind::Exists, "create").on(name));
+            }
+        }
         self.change(Change::CreateSparse { name, bytes })
     }
 

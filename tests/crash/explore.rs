@@ -105,6 +105,9 @@ impl Left {
                 key = mix(key, u64::from(self.numbers[at]) << 1 | u64::from(choice.taken[at]));
             }
         }
+        if choice.empty {
+            key = mix(key, 4);
+        }
         match choice.torn {
             Some((at, sectors)) => mix(mix(key, u64::from(self.numbers[at])), sectors.number()),
             None => key,
@@ -129,7 +132,10 @@ impl Left {
                 continue;
             }
             if choice.taken[at] {
-                op.apply(&mut image);
+                match op {
+                    Op::CreateSparse { name, .. } if choice.empty => drop(image.create(name, 0, &[])),
+                    _ => op.apply(&mut image),
+                }
             } else if let (Some((torn, sectors)), Op::Write { name, offset, data }) = (&choice.torn, op) {
                 if *torn == at {
                     for (nth, bytes) in data.chunks(SECTOR).enumerate().filter(|(nth, _)| sectors.has(*nth)) {
@@ -174,6 +180,9 @@ struct Choice {
     cut: Cut,
     taken: Vec<bool>,
     torn: Option<(usize, Sectors)>,
+    /// New sparse objects have their names and no bytes, as btrfs leaves a file
+    /// of which only the name has come into its log.
+    empty: bool,
 }
 
 impl Choice {
@@ -182,6 +191,7 @@ impl Choice {
         for (at, op) in pending.iter().enumerate() {
             let fate = match (&self.torn, self.taken[at]) {
                 (Some((torn, sectors)), _) if *torn == at => format!("torn {sectors:?}"),
+                (_, true) if self.empty => "there, a new object without its bytes".to_owned(),
                 (_, true) => "there".to_owned(),
                 (_, false) => "lost".to_owned(),
             };
@@ -370,16 +380,18 @@ impl<'a> Explorer<'a> {
         let all = vec![true; count];
         let none = is_delete.clone();
         let cut = |cut| if is_second { Cut::Second } else { cut };
-        let power = |taken| Choice { cut: cut(Cut::Power), taken, torn: None };
-        let mut out =
-            vec![Choice { cut: cut(Cut::Kill), taken: all.clone(), torn: None }, power(none.clone())];
+        let power = |taken| Choice { cut: cut(Cut::Power), taken, torn: None, empty: false };
+        let mut out = vec![Choice { cut: cut(Cut::Kill), ..power(all.clone()) }, power(none.clone())];
+        if left.pending.iter().any(|op| matches!(op, Op::CreateSparse { .. })) {
+            out.push(Choice { empty: true, ..power(all.clone()) });
+        }
         if let (Event::Op(Op::Write { data, .. }), Some(last)) = (event, count.checked_sub(1)) {
             let sectors = data.len().div_ceil(SECTOR);
             if sectors > 1 && !is_delete[last] {
                 let middle = 1 + self.random.below(sectors as u64 - 1) as usize;
                 let mut torn = |mut taken: Vec<bool>, which| {
                     taken[last] = false;
-                    out.push(Choice { cut: cut(Cut::Torn), taken, torn: Some((last, which)) });
+                    out.push(Choice { cut: cut(Cut::Torn), torn: Some((last, which)), ..power(taken) });
                 };
                 torn(all.clone(), Sectors::Before(middle));
                 torn(all.clone(), Sectors::From(middle));

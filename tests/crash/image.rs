@@ -168,8 +168,8 @@ impl Image {
 
     /// False if the name is taken.
     pub fn create(&mut self, name: &ObjectName, bytes: u64, data: &[u8]) -> bool {
-        if self.get(name).is_some() {
-            return false;
+        if let Some(there) = self.get(name).map(|there| there.bytes) {
+            return there < bytes && self.lengthen(name, bytes);
         }
         let mut object = Object::new(name, bytes);
         object.write(0, data, self.plain);
@@ -178,8 +178,23 @@ impl Image {
         true
     }
 
-    /// False if there is no such object.
+    /// What a crash has left short gets zeroes at its end.
+    fn lengthen(&mut self, name: &ObjectName, bytes: u64) -> bool {
+        let Some(slot) = self.objects.get_mut(&ByText(name.clone())) else { return false };
+        let before = slot.digest();
+        let object = Arc::make_mut(slot);
+        object.bytes = bytes;
+        object.granules.resize(bytes.div_ceil(GRANULE as u64) as usize, None);
+        self.digest = self.digest.wrapping_sub(before).wrapping_add(slot.digest());
+        true
+    }
+
+    /// False if there is no such object, or if it is shorter: what was written
+    /// beyond the length that a crash left is not there.
     pub fn write(&mut self, name: &ObjectName, offset: u64, data: &[u8]) -> bool {
+        if self.get(name).is_some_and(|there| there.bytes < offset + data.len() as u64) {
+            return false;
+        }
         let Some(slot) = self.objects.get_mut(&ByText(name.clone())) else { return false };
         let before = slot.digest();
         Arc::make_mut(slot).write(offset as usize, data, self.plain);

@@ -45,6 +45,7 @@ pub fn all() -> Vec<Story> {
         Story { name: "names and leases", run: catalog, removes: true, ..PLAIN },
         Story { name: "names where listings lag", run: catalog, list_lag_s: 1, removes: true, ..PLAIN },
         Story { name: "what a crash left", before: crash, run: recover, ..PLAIN },
+        Story { name: "names without bytes", before: lose_bytes, run: publish_what_is_left, ..PLAIN },
         Story { name: "a removal to finish", before: interrupt_removal, run: clean_up, ..PLAIN },
         Story { name: "a damaged name", run: clean_up_damaged, fails: true, ..PLAIN },
         Story { name: "a hidden snapshot", before: publish, run: hide_snapshot, fails: true, ..PLAIN },
@@ -166,6 +167,31 @@ fn recover(world: &mut World) {
     world.act(|world| world.volume.remove_snapshot(&snap("a")));
     world.snapshots.clear();
     world.gc();
+}
+
+/// A snapshot that waits, and of the blocks that were settled for it only the
+/// names have come to the disk.
+fn lose_bytes(world: &mut World) {
+    world.write(0, 32);
+    world.snapshot("a");
+    world.act(|world| world.volume.publish_all());
+    world.write(1, 1);
+    world.write(9, 2);
+    world.flush();
+    world.snapshot("b");
+    for epoch in world.plain.list_all(prefix::EPOCHS).unwrap() {
+        let ObjectName::Epoch(epoch) = epoch else { continue };
+        for index in 0..4 {
+            let _there = world.plain.create(&ObjectName::Block { epoch, index }, b"");
+        }
+    }
+}
+
+fn publish_what_is_left(world: &mut World) {
+    world.crash_and_open();
+    world.act(|world| world.volume.publish_all());
+    world.read();
+    world.act(|world| world.volume.settle_all());
 }
 
 /// A volume without a name, and a name that cannot be read.
