@@ -9,6 +9,11 @@
 //! group = "kvm"          # a name or a number; without: the creator's
 //! block_size = "4M"      # of new volumes, when the store is made
 //! log_limit = "256M"     # of each volume's log
+//!
+//! [stores.ceph]
+//! url = "rados:vms/prod"            # a pool, and a namespace of it
+//! ceph_conf = "/etc/ceph/ceph.conf" # without: where Ceph looks
+//! ceph_user = "archipelago"         # without: admin
 //! ```
 //!
 //! Read are `/etc/archipelago/archipelago.toml`, then the user's
@@ -30,6 +35,9 @@ use crate::name::VolumeName;
 /// The store that is meant when nothing says otherwise.
 pub const STORE_DEFAULT: &str = "main";
 
+/// As Ceph's own programs do.
+const CEPH_USER_DEFAULT: &str = "admin";
+
 const MODE_DEFAULT: u32 = 0o660;
 const BLOCK_BYTES_DEFAULT: u64 = 4 << 20;
 pub const LOG_LIMIT_BYTES_DEFAULT: u64 = 256 << 20;
@@ -42,6 +50,8 @@ pub enum Place {
     Dir(PathBuf),
     /// In this process, under a name; gone when it ends.
     Memory(String),
+    /// A namespace ("" is the first) of a pool of Ceph.
+    Rados { pool: String, namespace: String, conf: Option<PathBuf>, user: String },
 }
 
 /// One configured store.
@@ -201,6 +211,8 @@ struct Entry {
     group: Option<Group>,
     block_size: Option<Size>,
     log_limit: Option<Size>,
+    ceph_conf: Option<PathBuf>,
+    ceph_user: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -296,13 +308,45 @@ fn understand(path: &Path, name: &str, entry: &Entry) -> Result<StoreConfig> {
     Ok(StoreConfig {
         name: name.to_owned(),
         url: entry.url.clone(),
-        place: parse_url(&entry.url).map_err(|error| at("url", error))?,
+        place: place_of(entry).map_err(|(key, error)| at(key, error))?,
         file: Some(path.to_owned()),
         mode: parse_mode(entry.mode.as_deref()).map_err(|error| at("mode", error))?,
         group: find_group(entry.group.as_ref()).map_err(|error| at("group", error))?,
         block_bytes,
         log_limit_bytes,
     })
+}
+
+/// Errors: with the key that is wrong.
+fn place_of(entry: &Entry) -> std::result::Result<Place, (&'static str, Error)> {
+    let place = parse_url(&entry.url).map_err(|error| ("url", error))?;
+    let refuse = |key, words: &str| Err((key, Error::sentence(ErrorKind::Invalid, words)));
+    match (place, &entry.ceph_conf, &entry.ceph_user) {
+        (Place::Rados { .. }, Some(conf), _) if !conf.is_absolute() => {
+            refuse("ceph_conf", "it must begin with /")
+        }
+        (Place::Rados { .. }, _, Some(user)) if user.is_empty() || user.starts_with("client.") => {
+            refuse("ceph_user", "write the name without \"client.\", such as \"admin\"")
+        }
+        (Place::Rados { pool, namespace, user, .. }, conf, told) => {
+            let user = told.clone().unwrap_or(user);
+            Ok(Place::Rados { pool, namespace, conf: conf.clone(), user })
+        }
+        (_, Some(_), _) => refuse("ceph_conf", "it is for stores of kind 'rados:' only"),
+        (_, _, Some(_)) => refuse("ceph_user", "it is for stores of kind 'rados:' only"),
+        (place, None, None) => Ok(place),
+    }
+}
+
+/// "pool" or "pool/namespace".
+fn parse_pool(text: &str) -> Result<Place> {
+    let (pool, namespace) = text.split_once('/').unwrap_or((text, ""));
+    if pool.is_empty() || namespace.contains('/') || (text.contains('/') && namespace.is_empty()) {
+        let message = format!("'rados:{text}' names no pool: write rados:pool or rados:pool/namespace");
+        return Err(Error::sentence(ErrorKind::Invalid, message));
+    }
+    let (pool, namespace, user) = (pool.to_owned(), namespace.to_owned(), CEPH_USER_DEFAULT.to_owned());
+    Ok(Place::Rados { pool, namespace, conf: None, user })
 }
 
 fn parse_url(url: &str) -> Result<Place> {
@@ -316,7 +360,8 @@ fn parse_url(url: &str) -> Result<Place> {
             refuse(format!("'{}' is not an absolute path: write dir:/some/folder", path.escape_debug()))
         }
         Some(("memory", name)) => Ok(Place::Memory(name.to_owned())),
-        Some((kind @ ("rados" | "gluster" | "s3" | "nfs"), _)) => {
+        Some(("rados", pool)) => parse_pool(pool),
+        Some((kind @ ("gluster" | "s3" | "nfs"), _)) => {
             let hint = if kind == "nfs" { ": mount the share and write dir:/mount/point" } else { "" };
             refuse(format!("stores of kind '{kind}:' are not supported by this version{hint}"))
         }

@@ -167,8 +167,16 @@ fn unsafe_code(source: &Source, say: &mut dyn FnMut(usize, String)) {
     }
 }
 
+/// Written by a program (tests/bindings), which has its own rules.
+fn is_generated(source: &Source) -> bool {
+    source.path == "sys/librados.rs"
+}
+
 fn lengths(source: &Source, say: &mut dyn FnMut(usize, String)) {
     let count = source.text.lines().count();
+    if is_generated(source) {
+        return;
+    }
     if count >= FILE_LINES {
         say(count, format!("the file has {count} lines; fewer than {FILE_LINES} are read to the end"));
     }
@@ -184,7 +192,13 @@ fn lengths(source: &Source, say: &mut dyn FnMut(usize, String)) {
     }
 }
 
+/// Where it is Ceph's own word for a part of a cluster, and not ours for a store.
+const SPEAK_OF_POOLS: &[&str] = &["sys/rados", "backend/rados", "config.rs", "store/open.rs"];
+
 fn words(source: &Source, say: &mut dyn FnMut(usize, String)) {
+    if is_generated(source) {
+        return;
+    }
     if !source.text.starts_with("//! ") {
         say(1, "the file does not begin by saying what it is for (//! ...)".to_owned());
     }
@@ -194,7 +208,11 @@ fn words(source: &Source, say: &mut dyn FnMut(usize, String)) {
             say(at + 1, "characters beyond ASCII".to_owned());
         }
         let line = NOT_OURS.iter().fold(line.to_owned(), |line, ours| line.replace(ours, ""));
+        let has_pools = source.is_in(SPEAK_OF_POOLS);
         for word in split_words(&line) {
+            if has_pools && word.starts_with("pool") {
+                continue;
+            }
             if WORDS.iter().any(|banned| word == *banned || word.strip_suffix('s') == Some(banned)) {
                 say(at + 1, format!("the word '{word}'"));
             }

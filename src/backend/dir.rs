@@ -246,6 +246,8 @@ impl Backend for Dir {
             list_lag_s: if file_system.local { 0 } else { NFS_LIST_LAG_S },
             object_bytes_max: OBJECT_BYTES_MAX,
             in_flight_max: IN_FLIGHT_MAX,
+            tells_room: true,
+            cuts_off: false,
         }
     }
 

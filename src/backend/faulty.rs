@@ -459,6 +459,10 @@ impl Backend for Faulty {
         self.look(Method::Lock, &[name], |inner| inner.lock(name, mode))
     }
 
+    fn cut_off(&self, name: &ObjectName) -> Result<()> {
+        self.look(Method::Lock, &[name], |inner| inner.cut_off(name))
+    }
+
     /// None, unless it was asked for.
     fn data_path(&self) -> Option<Arc<dyn DataPath>> {
         self.data_path.clone()

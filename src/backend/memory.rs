@@ -50,6 +50,8 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     list_lag_s: 0,
     object_bytes_max: 1 << 40,
     in_flight_max: 64,
+    tells_room: true,
+    cuts_off: false,
 };
 
 impl Default for Memory {

@@ -3,7 +3,9 @@
 //! # What every backend promises
 //!
 //! * Any method may block; any may be called from many threads at once.
-//! * An object is a name and bytes. Its size is fixed when it is created.
+//! * An object is a name and bytes. Its size is fixed when it is created. Only
+//!   blocks and log segments are made sparse, written or punched afterwards; a
+//!   backend need not be able to with others.
 //! * `create` makes the whole object appear, durably, or nothing; if the name
 //!   is taken it fails with `Exists` and changes nothing. It is the one atomic
 //!   primitive that everything above is built on.
@@ -24,7 +26,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
 use crate::sys::iobuf::IoBuf;
 
@@ -41,6 +43,10 @@ mod dir_sync;
 pub mod dir_sys;
 pub mod memory;
 pub mod order;
+pub mod rados;
+mod rados_data;
+mod rados_lock;
+mod rados_names;
 pub mod remembering;
 pub mod window;
 #[cfg(feature = "testkit")]
@@ -61,12 +67,18 @@ pub struct Capabilities {
     /// `write_at`, `punch` and `create_sparse` work; otherwise they fail with
     /// `Invalid`.
     pub overwrite_in_place: bool,
-    /// An acknowledged write needs no `sync`.
+    /// An acknowledged write needs no `sync`, which then need not look at what
+    /// it is given.
     pub durable_on_ack: bool,
     /// `lock` proves the death of a holder or cuts it off.
     pub fences: bool,
+    /// A lock may outlive its holder for a while, but `cut_off` ends both; that
+    /// one is held says nothing of the life of its holder.
+    pub cuts_off: bool,
     /// `sync` of many names costs about as much as of one.
     pub sync_all_cheap: bool,
+    /// `stat` tells what an object takes; otherwise that is its size.
+    pub tells_room: bool,
     /// How long `list` may lag behind `create` and `delete`, in seconds.
     pub list_lag_s: u32,
     /// Largest object, in bytes.
@@ -79,8 +91,8 @@ pub struct Capabilities {
 pub struct ObjectStat {
     /// The object's size as created.
     pub bytes: u64,
-    /// What it takes in the store, where the store can tell; at most a
-    /// rounding above what was written.
+    /// What it takes in the store: with `Capabilities::tells_room` at most a
+    /// rounding above what was written, otherwise as `bytes`.
     pub allocated_bytes: u64,
 }
 
@@ -183,6 +195,13 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// without waiting. Errors: `Busy`; `Invalid` where `fences` is false.
     fn lock(&self, name: &ObjectName, mode: LockMode) -> Result<Lock>;
 
+    /// Whoever holds the lock of `name` writes no more, to any object, and has
+    /// the lock no more: for one who is known to be dead, or to be given up.
+    /// Errors: `Invalid` where `Capabilities::cuts_off` is false; `Denied`.
+    fn cut_off(&self, name: &ObjectName) -> Result<()> {
+        Err(Error::new(ErrorKind::Invalid, "cut off the holder").on(name))
+    }
+
     /// The native way for guest data, if there is one.
     fn data_path(&self) -> Option<Arc<dyn DataPath>>;
 }
@@ -237,7 +256,6 @@ const READ_TRIES: u32 = 5;
 
 impl<B: Backend + ?Sized> BackendExt for B {
     fn read_all(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>> {
-        use crate::error::Error;
         let mut tries = 0;
         loop {
             let bytes = self.stat(name)?.bytes;

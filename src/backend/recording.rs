@@ -244,6 +244,10 @@ impl Backend for Recording {
         self.inner.lock(name, mode)
     }
 
+    fn cut_off(&self, name: &ObjectName) -> Result<()> {
+        self.inner.cut_off(name)
+    }
+
     /// None: what went that way would not be written down.
     fn data_path(&self) -> Option<Arc<dyn DataPath>> {
         None

@@ -147,6 +147,10 @@ impl Backend for Remembering {
         self.inner.lock(name, mode)
     }
 
+    fn cut_off(&self, name: &ObjectName) -> Result<()> {
+        self.inner.cut_off(name)
+    }
+
     fn data_path(&self) -> Option<Arc<dyn DataPath>> {
         self.inner.data_path()
     }

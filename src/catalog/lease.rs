@@ -293,12 +293,20 @@ fn life_of(store: &Store, volume: Id, holder: &Holder) -> Result<Life> {
     }
     match store.control().lock(&lock_name(volume), LockMode::Shared) {
         Ok(_lock) => Ok(Life::Dead),
-        Err(error) if error.is(ErrorKind::Busy) => Ok(Life::Alive),
+        Err(error) if error.is(ErrorKind::Busy) => Ok(life_of_locker(store, holder)),
         // Somebody who may look but not lock, as a user without write access.
         Err(error) if error.is(ErrorKind::Denied) => {
             Ok(Identity::of_this_process().judge(&holder.process))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// What it says of a holder that the lock is held.
+fn life_of_locker(store: &Store, holder: &Holder) -> Life {
+    match store.control().capabilities().cuts_off {
+        true => Identity::of_this_process().judge(&holder.process),
+        false => Life::Alive,
     }
 }
 
@@ -321,6 +329,9 @@ pub fn break_lease(store: &Store, volume: Id, volume_name: &str, by: &str) -> Re
                 ErrorKind::Busy,
                 format!("{}: it is alive, so end it first", in_use(volume_name, &record.holder)),
             ));
+        }
+        if store.control().capabilities().cuts_off {
+            store.control().cut_off(&lock_name(volume))?;
         }
         let state = State::Broken { by: by.to_owned() };
         // A holder that lives after all may renew at the same moment.
@@ -401,11 +412,15 @@ fn lock(
 }
 
 /// The lock is held, but its holder has ended: the kernel keeps it until the
-/// disk is done with what he had asked for.
+/// disk is done with what he had asked for, and a cluster until nobody has
+/// renewed it for a while, or until he is cut off.
 fn is_left_by_the_dead(store: &Store, volume: Id) -> Result<bool> {
     let Some(Record { state: State::Held, holder, .. }) = latest(store, volume)? else { return Ok(false) };
     if !Identity::of_this_process().sees_the_end_of(&holder.process) {
         return Ok(false);
+    }
+    if store.control().capabilities().cuts_off {
+        return store.control().cut_off(&lock_name(volume)).map(|()| true);
     }
     // Readers would let another reader in.
     match store.control().lock(&lock_name(volume), LockMode::Shared) {
@@ -420,7 +435,8 @@ fn explain(store: &Store, volume: Id, volume_name: &str, mode: LockMode) -> Erro
     match latest(store, volume) {
         Ok(Some(Record { state: State::Held, holder, .. })) => {
             let is_dead = is_left_by_the_dead(store, volume).unwrap_or(false);
-            busy(volume_name, &holder, if is_dead { Life::Dead } else { Life::Alive })
+            let life = if is_dead { Life::Dead } else { life_of_locker(store, &holder) };
+            busy(volume_name, &holder, life)
         }
         _ if mode == LockMode::Exclusive => Error::sentence(
             ErrorKind::Busy,

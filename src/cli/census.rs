@@ -169,7 +169,8 @@ impl Census {
 
     /// Replaces what blocks can take by what they do take.
     fn weigh(&mut self, store: &Store) -> Result<()> {
-        self.is_exact = self.uses.len() <= EXACT_BLOCKS_MAX;
+        let tells_room = store.blocks().capabilities().tells_room;
+        self.is_exact = self.uses.len() <= EXACT_BLOCKS_MAX && tells_room;
         if !self.is_exact {
             return Ok(());
         }

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use super::Store;
 use crate::backend::dir::{Dir, DirOptions};
 use crate::backend::memory::Memory;
+use crate::backend::rados::{Rados, RadosOptions};
 use crate::backend::Backend;
 use crate::config::{self, Config, Place, StoreConfig};
 use crate::error::{Error, ErrorKind, Result};
@@ -26,6 +27,11 @@ struct Key {
 fn shared() -> &'static Mutex<HashMap<Key, Weak<Dir>>> {
     static SHARED: OnceLock<Mutex<HashMap<Key, Weak<Dir>>>> = OnceLock::new();
     SHARED.get_or_init(Mutex::default)
+}
+
+fn pools() -> &'static Mutex<HashMap<RadosOptions, Weak<Rados>>> {
+    static POOLS: OnceLock<Mutex<HashMap<RadosOptions, Weak<Rados>>>> = OnceLock::new();
+    POOLS.get_or_init(Mutex::default)
 }
 
 fn memories() -> &'static Mutex<HashMap<String, Arc<dyn Backend>>> {
@@ -105,7 +111,7 @@ fn init(wanted: &StoreConfig, direct: bool, block_bytes: Option<u64>) -> Result<
             }
             Arc::new(Dir::create(path, options(wanted, direct))?)
         }
-        Place::Memory(_) => open_backend(wanted, direct)?,
+        Place::Memory(_) | Place::Rados { .. } => open_backend(wanted, direct)?,
     };
     let block_bytes = block_bytes.unwrap_or(wanted.block_bytes);
     Ok(dress(Store::init(&wanted.name, backend, block_bytes)?, wanted))
@@ -117,6 +123,10 @@ fn open_backend(wanted: &StoreConfig, direct: bool) -> Result<Arc<dyn Backend>> 
             let mut memories = memories().lock();
             let memory = memories.entry(name.clone()).or_insert_with(|| Arc::new(Memory::new()));
             return Ok(Arc::clone(memory));
+        }
+        Place::Rados { pool, namespace, conf, user } => {
+            let (pool, namespace, user) = (pool.clone(), namespace.clone(), user.clone());
+            return open_rados(RadosOptions { pool, namespace, conf: conf.clone(), user });
         }
         Place::Dir(path) => path,
     };
@@ -130,6 +140,17 @@ fn open_backend(wanted: &StoreConfig, direct: bool) -> Result<Arc<dyn Backend>> 
     shared.retain(|_, dir| dir.strong_count() > 0);
     shared.insert(key, Arc::downgrade(&dir));
     Ok(dir)
+}
+
+fn open_rados(options: RadosOptions) -> Result<Arc<dyn Backend>> {
+    let mut pools = pools().lock();
+    if let Some(rados) = pools.get(&options).and_then(Weak::upgrade) {
+        return Ok(rados);
+    }
+    let rados = Arc::new(Rados::open(&options)?);
+    pools.retain(|_, rados| rados.strong_count() > 0);
+    pools.insert(options, Arc::downgrade(&rados));
+    Ok(rados)
 }
 
 fn options(wanted: &StoreConfig, direct: bool) -> DirOptions {

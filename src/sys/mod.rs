@@ -5,5 +5,10 @@
 
 pub mod file;
 pub mod iobuf;
+#[allow(missing_debug_implementations, non_camel_case_types, unsafe_op_in_unsafe_fn)]
+#[allow(clippy::all, clippy::undocumented_unsafe_blocks)]
+mod librados;
+pub mod rados;
+mod rados_values;
 pub mod signal;
 pub mod uring;

@@ -18,7 +18,8 @@ use super::source::{is_word_byte, Source};
 
 /// What is called, and as what `Faulty` sees it. What tells no outcome
 /// (`capabilities`, `data_path`, `forget_synced`, `alignment_bytes`) and what
-/// hands over a job and no request (`run_awake`) cannot fail.
+/// hands over a job and no request (`run_awake`) cannot fail; `cut_off` is for
+/// clusters alone (`tests/stores`).
 const METHODS: &[(&str, &[Method])] = &[
     ("create", &[Method::Create]),
     ("create_sparse", &[Method::CreateSparse]),
