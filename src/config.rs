@@ -322,9 +322,7 @@ fn place_of(entry: &Entry) -> std::result::Result<Place, (&'static str, Error)> 
     let place = parse_url(&entry.url).map_err(|error| ("url", error))?;
     let refuse = |key, words: &str| Err((key, Error::sentence(ErrorKind::Invalid, words)));
     match (place, &entry.ceph_conf, &entry.ceph_user) {
-        (Place::Rados { .. }, Some(conf), _) if !conf.is_absolute() => {
-            refuse("ceph_conf", "it must begin with /")
-        }
+        (Place::Rados { .. }, Some(conf), _) if !conf.is_absolute() => refuse("ceph_conf", "begin it with /"),
         (Place::Rados { .. }, _, Some(user)) if user.is_empty() || user.starts_with("client.") => {
             refuse("ceph_user", "write the name without \"client.\", such as \"admin\"")
         }
@@ -535,6 +533,12 @@ mod tests {
             ("[stores.main]\nurl = 'dir:a'", "stores.main.url: 'a' is not an absolute path"),
             ("[stores.main]\nurl = 's3://b/p'", "kind 's3:' are not supported by this version"),
             ("[stores.main]\nurl = '/srv'", "is no URL of a store"),
+            ("[stores.main]\nurl = 'rados:'", "'rados:' names no pool: write rados:pool"),
+            ("[stores.main]\nurl = 'rados:p/'", "'rados:p/' names no pool"),
+            ("[stores.main]\nurl = 'rados:p/a/b'", "'rados:p/a/b' names no pool"),
+            ("[stores.main]\nurl = 'rados:p'\nceph_conf = 'c'", "stores.main.ceph_conf: begin it with /"),
+            ("[stores.main]\nurl = 'rados:p'\nceph_user = 'client.a'", "stores.main.ceph_user: write"),
+            ("[stores.main]\nurl = 'dir:/a'\nceph_user = 'a'", "stores.main.ceph_user: it is for stores of"),
             ("[stores.main]\nmode = '0660'", "missing field `url`"),
             ("[stores.main]\nurl = 'dir:/a'\nmode = '0999'", "stores.main.mode"),
             ("[stores.main]\nurl = 'dir:/a'\ngroup = 'no such group'", "stores.main.group"),
@@ -560,6 +564,18 @@ mod tests {
         let store = config.store(None).unwrap();
         assert_eq!((store.mode, store.group), (0o640, Some(0)));
         assert_eq!((store.block_bytes, store.log_limit_bytes), (64 << 10, 1 << 30));
+    }
+
+    #[test]
+    fn a_store_in_a_cluster() {
+        let lab = lab();
+        let place = |text: &str| {
+            lab.write("system.toml", &format!("[stores.main]\n{text}"));
+            format!("{:?}", load_from(&lab.places).unwrap().store(None).unwrap().place)
+        };
+        assert!(place("url = 'rados:vms'").contains(r#""vms", namespace: "", conf: None, user: "admin""#));
+        let told = "url = 'rados:vms/prod'\nceph_conf = '/c'\nceph_user = 'a'";
+        assert_eq!(place(told), r#"Rados { pool: "vms", namespace: "prod", conf: Some("/c"), user: "a" }"#);
     }
 
     #[test]

@@ -134,8 +134,8 @@ fn explain(refused: Refused, options: &RadosOptions) -> Error {
 }
 
 impl Rados {
-    /// Connects. Errors: `Unavailable` if there is no library or no cluster;
-    /// `NotFound` if there is no such pool; `Denied`.
+    /// Connects. Errors: `Unavailable` if there is no library, or no cluster for
+    /// half a minute; `Invalid` if there is no such pool; `NotFound`, `Denied`.
     pub fn open(options: &RadosOptions) -> Result<Rados> {
         let client = client(options)?;
         let pool = client.pool(&options.pool, &options.namespace).map_err(|Errno(errno)| {
