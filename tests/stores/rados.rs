@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use archipelago::backend::conformance;
 use archipelago::backend::rados::{Rados, RadosOptions};
 use archipelago::backend::{Backend, BackendExt, LockMode};
+use archipelago::catalog::identity::Identity;
 use archipelago::catalog::{lease, volume as names};
 use archipelago::clock;
 use archipelago::name::{prefix, Id, ObjectName, VolumeName};
@@ -288,4 +289,30 @@ fn a_killed_holders_volume_is_opened_at_once() {
         assert_eq!(data.to_vec(), there.to_le_bytes().repeat(64));
         volume.close().unwrap();
     }
+}
+
+/// Its host cannot be asked, and the operator says that it is dead. It is not.
+#[test]
+fn a_lease_that_the_operator_breaks_cuts_its_holder_off() {
+    let Some((_conf, options)) = fresh() else { return };
+    let (_other_conf, others) = elsewhere(&options);
+    let other = open(&others);
+    let store = Store::init("test", open(&options), BLOCK).unwrap();
+    let there = Store::open("test", Arc::clone(&other) as Arc<dyn Backend>).unwrap();
+    let name = VolumeName::new("v").unwrap();
+    let id = names::create(&store, &name, 16 * BLOCK, BLOCK).unwrap();
+    let identity =
+        Identity { host: "beta".into(), boot_id: "another".into(), ..Identity::of_this_process() };
+    let theirs = lease::Options { identity, ..lease::Options::default() };
+    let (held, _) = lease::take(&there, id, "v", &theirs).unwrap();
+    other.create_sparse(&block(0), BLOCK).unwrap();
+    let busy = Volume::open(&store, &name, &OpenOptions::default()).unwrap_err();
+    assert!(busy.is(ErrorKind::Busy) && busy.to_string().contains("lease break"), "{busy}");
+    lease::break_lease(&store, id, "v", "the test").unwrap();
+    let volume = Volume::open(&store, &name, &OpenOptions::default()).unwrap();
+    volume.write_at(0, b"mine").unwrap();
+    store.blocks().read_all(&block(0), BLOCK).unwrap();
+    assert!(other.write_at(&block(0), 0, b"late").unwrap_err().is(ErrorKind::Fenced));
+    assert!(held.release(true).unwrap_err().is(ErrorKind::Fenced));
+    volume.close().unwrap();
 }
