@@ -102,23 +102,32 @@ impl Locks {
         if mode == LockMode::Exclusive {
             if let Err(errno) = self.cut_off_last(&held) {
                 self.unlock(&held);
-                return Err(told(errno));
+                return Err(match errno {
+                    // It was paused here for so long that another one has it.
+                    Errno(libc::ENOENT | libc::ECANCELED | libc::EBUSY | libc::EEXIST) => {
+                        Error::new(ErrorKind::Busy, "lock").on(name)
+                    }
+                    other => told(other),
+                });
             }
         }
         let number = self.keep(held)?;
         Ok(Box::new(Guard { locks: Arc::clone(self), number }))
     }
 
-    /// Whoever had the lock last and has not given it back writes no more.
+    /// Whoever had the lock last and has not given it back writes no more. One
+    /// that was paused in here may have lost the lock: the address it has read
+    /// must be older than that, or it would cut off who has the lock by now.
     fn cut_off_last(&self, held: &Held) -> Answer<()> {
-        let last = self.pool.value(&held.object, &held.key())?;
-        let last = last.map(|address| String::from_utf8_lossy(&address).into_owned());
-        if let Some(last) = last.filter(|last| *last != self.own) {
-            log::warn!("'{}': its last holder, {last}, is cut off from the cluster", held.lock);
-            self.pool.client().blocklist(&last, CUT_OFF_S)?;
+        let last = self.pool.value(&held.object, &held.key())?.unwrap_or_default();
+        if !last.is_empty() && last != self.own.as_bytes() {
+            self.pool.renew(&held.object, &held.lock, &held.cookie, held.is_shared(), LASTS)?;
+            let address = String::from_utf8_lossy(&last);
+            log::warn!("'{}': its last holder, {address}, is cut off from the cluster", held.lock);
+            self.pool.client().blocklist(&address, CUT_OFF_S)?;
             self.pool.client().wait_for_map()?;
         }
-        let op = self.pool.op().set(&held.key(), self.own.as_bytes());
+        let op = self.pool.op().value_is(&held.key(), &last).set(&held.key(), self.own.as_bytes());
         self.pool.write(&held.object, &op)
     }
 
@@ -170,9 +179,10 @@ impl Locks {
 
     fn release(&self, held: &Held) {
         if held.mode == LockMode::Exclusive {
-            let op = self.pool.op().unset(&held.key());
+            // Another one's address stays.
+            let op = self.pool.op().value_is(&held.key(), self.own.as_bytes()).unset(&held.key());
             if let Err(Errno(errno)) = self.pool.write(&held.object, &op) {
-                // The next holder cuts this process off: it does not matter.
+                // The next holder cuts this process off, or one has already.
                 let error = std::io::Error::from_raw_os_error(errno);
                 log::debug!("'{}' could not be given back: {error}", held.lock);
             }

@@ -15,6 +15,7 @@ use archipelago::clock;
 use archipelago::name::{prefix, Id, ObjectName, VolumeName};
 use archipelago::store::Store;
 use archipelago::sys::iobuf::IoBuf;
+use archipelago::sys::rados::Client;
 use archipelago::volume::{OpenOptions, Volume};
 use archipelago::ErrorKind;
 
@@ -160,6 +161,30 @@ fn a_lock_that_was_given_back_harms_nobody() {
     }
 }
 
+/// One whose lock ran out while it was paused, and which another has taken since,
+/// gives back what it has no more: the other's address stays.
+#[test]
+fn anothers_address_beside_a_lock_stays() {
+    let Some((_conf, options)) = fresh() else { return };
+    let (_other_conf, others) = elsewhere(&options);
+    let client = Client::connect(others.conf.as_deref(), &format!("client.{}", others.user), &[]).unwrap();
+    let pool = Arc::new(client).pool(&others.pool, &others.namespace).unwrap();
+    let key = format!("holder {LOCK}");
+    let beside = || (0..64).find_map(|at| {
+        let object = format!("locks.{at:02x}");
+        Some((pool.value(&object, &key).unwrap()?, object))
+    });
+    let one = open(&options);
+    let held = one.lock(&LOCK, LockMode::Exclusive).unwrap();
+    let (own, object) = beside().expect("an address beside the lock");
+    pool.write(&object, &pool.op().set(&key, b"another's")).unwrap();
+    drop(held);
+    assert_eq!(beside(), Some((b"another's".to_vec(), object.clone())));
+    pool.write(&object, &pool.op().set(&key, &own)).unwrap();
+    drop(one.lock(&LOCK, LockMode::Exclusive).unwrap());
+    assert_eq!(beside(), None);
+}
+
 /// The program of another host: it does what it is told by `ROLE`.
 #[test]
 #[ignore = "a part of other tests"]
@@ -180,7 +205,7 @@ fn other_host() {
         }
     }
     let held = backend.lock(&LOCK, LockMode::Exclusive).unwrap();
-    for number in 1_u64.. {
+    for number in 1_u64..20_000 {
         if let Err(error) = backend.write_at(&block(0), 0, &number.to_le_bytes()) {
             eprintln!("ended {:?}", error.kind());
             return;
@@ -188,6 +213,7 @@ fn other_host() {
         eprintln!("written {number}");
         std::thread::sleep(Duration::from_millis(5));
     }
+    eprintln!("ended by itself");
     drop(held);
 }
 
