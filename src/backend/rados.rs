@@ -193,6 +193,15 @@ impl Inner {
         self.known.lock().get(name).cloned()
     }
 
+    /// What can be read at once. The length of a block or page need not be known
+    /// for that.
+    pub fn readable(&self, name: &ObjectName) -> Option<Known> {
+        self.known(name).or_else(|| match place_of(name) {
+            Place::Object(object) => Some(Known { object, bytes: u64::MAX }),
+            _ => None,
+        })
+    }
+
     fn note(&self, name: &ObjectName, known: Known) -> Known {
         let mut all = self.known.lock();
         if all.len() >= KNOWN_MAX {
@@ -258,6 +267,10 @@ impl Inner {
             let bytes = buf.len().min(data.len() - from);
             buf[..bytes].copy_from_slice(&data[from..from + bytes]);
             return Ok(bytes);
+        }
+        if let (Place::Object(object), false) = (place_of(name), buf.is_empty()) {
+            let read = self.pool.read(&object, offset_bytes, buf);
+            return read.map_err(|errno| not_read(errno).on(name).at(offset_bytes));
         }
         let read = self.with("read", name, &mut |known| {
             let left = known.bytes.saturating_sub(offset_bytes);

@@ -141,7 +141,7 @@ impl DataPath for RadosData {
 
     fn submit_read(&self, name: &ObjectName, offset_bytes: u64, buf: IoBuf, done: Done) {
         let request = Request { name: name.clone(), offset_bytes, buf, done };
-        match self.0.inner.known(name) {
+        match self.0.inner.readable(name) {
             Some(known) => self.0.read(request, &known),
             None => Arc::clone(&self.0).later(move |shared| {
                 let Request { name, offset_bytes, buf, done } = request;
