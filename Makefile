@@ -13,6 +13,7 @@ MUTANTS_S ?= 3600
 SCHEDULES ?= 6000
 SEEDS ?= 100000
 INSTALL := install
+TMPFILES = $(PREFIX)/lib/tmpfiles.d
 MANDIR = $(PREFIX)/share/man/man1
 BASH_WORDS = $(PREFIX)/share/bash-completion/completions
 ZSH_WORDS = $(PREFIX)/share/zsh/site-functions
@@ -100,6 +101,8 @@ install:
 	ln -sf libarchipelago.so.0 $(DESTDIR)$(LIBDIR)/libarchipelago.so
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' \
 	    archipelago.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/archipelago.pc
+	$(INSTALL) -d $(DESTDIR)$(TMPFILES)
+	echo 'd /run/archipelago 1777 root root -' >$(DESTDIR)$(TMPFILES)/archipelago.conf
 	$(INSTALL) -d $(DESTDIR)$(MANDIR) $(DESTDIR)$(BASH_WORDS) $(DESTDIR)$(ZSH_WORDS) $(DESTDIR)$(FISH_WORDS)
 	$(TARGET)/archipelago man $(DESTDIR)$(MANDIR)
 	$(TARGET)/archipelago completions bash >$(DESTDIR)$(BASH_WORDS)/archipelago
@@ -110,6 +113,7 @@ install:
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/archipelago $(DESTDIR)$(PREFIX)/include/archipelago.h
 	rm -f $(DESTDIR)$(LIBDIR)/libarchipelago.so* $(DESTDIR)$(LIBDIR)/pkgconfig/archipelago.pc
+	rm -f $(DESTDIR)$(TMPFILES)/archipelago.conf
 	rm -f $(DESTDIR)$(MANDIR)/archipelago*.1 $(DESTDIR)$(BASH_WORDS)/archipelago
 	rm -f $(DESTDIR)$(ZSH_WORDS)/_archipelago $(DESTDIR)$(FISH_WORDS)/archipelago.fish
 

@@ -9,11 +9,29 @@
 //! group = "kvm"          # a name or a number; without: the creator's
 //! block_size = "4M"      # of new volumes, when the store is made
 //! log_limit = "256M"     # of each volume's log
+//! log = "nvme"           # the place of the logs, another store's name; without: here.
+//!                        # It holds these logs and nothing else
+//!
+//! [stores.nvme]
+//! url = "dir:/var/lib/archipelago-log"
 //!
 //! [stores.ceph]
 //! url = "rados:vms/prod"            # a pool, and a namespace of it
 //! ceph_conf = "/etc/ceph/ceph.conf" # without: where Ceph looks
 //! ceph_user = "archipelago"         # without: admin
+//!
+//! [stores.cloud]
+//! url = "s3://bucket/prefix"            # the prefix may be left out
+//! s3_endpoint = "https://s3.example.org" # without: Amazon's, of the region
+//! s3_region = "eu-central-1"            # without: us-east-1
+//! s3_credentials = "/etc/archipelago/s3" # as ~/.aws/credentials; without:
+//! s3_profile = "default"                # AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY
+//! s3_path_style = true                  # the bucket is in the path, not in the host's
+//!                                       # name; without: true if there is an endpoint
+//!
+//! [stores.bricks]
+//! url = "gluster://one,two:24007/vms/prod" # servers, a volume, and a folder of it
+//! gluster_log = "/var/log/gluster.log"     # of GlusterFS's library; without: none
 //! ```
 //!
 //! Read are `/etc/archipelago/archipelago.toml`, then the user's
@@ -31,6 +49,12 @@ use serde::Deserialize;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::VolumeName;
+
+mod gluster;
+mod kinds;
+mod s3;
+pub use kinds::know as know_kind;
+pub use s3::{s3_key, S3Key, S3Place};
 
 /// The store that is meant when nothing says otherwise.
 pub const STORE_DEFAULT: &str = "main";
@@ -52,6 +76,12 @@ pub enum Place {
     Memory(String),
     /// A namespace ("" is the first) of a pool of Ceph.
     Rados { pool: String, namespace: String, conf: Option<PathBuf>, user: String },
+    S3(S3Place),
+    /// A folder ("" is all of it) of a volume of GlusterFS, and the servers, with
+    /// their ports, that know of it.
+    Gluster { servers: Vec<(String, u16)>, volume: String, folder: String, log: Option<PathBuf> },
+    /// Of a kind that the program has brought itself: see `store::kinds`.
+    Other { kind: String, rest: String },
 }
 
 /// One configured store.
@@ -66,6 +96,8 @@ pub struct StoreConfig {
     pub group: Option<u32>,
     pub block_bytes: u64,
     pub log_limit_bytes: u64,
+    /// The name of the place that has the logs, if they are not in the store.
+    pub log: Option<String>,
 }
 
 impl StoreConfig {
@@ -167,11 +199,28 @@ pub fn load_from(places: &Places) -> Result<Config> {
         group: None,
         block_bytes: BLOCK_BYTES_DEFAULT,
         log_limit_bytes: LOG_LIMIT_BYTES_DEFAULT,
+        log: None,
     };
     Ok(Config { default_store: name.clone(), stores: BTreeMap::from([(name, store)]), files: Vec::new() })
 }
 
 impl Config {
+    /// The place of a store's log, if that is not in the store. Errors: `NotFound`;
+    /// `Invalid` if it cannot be that.
+    pub fn log_of(&self, store: &StoreConfig) -> Result<Option<&StoreConfig>> {
+        let Some(name) = &store.log else { return Ok(None) };
+        let refused = |words: &str| {
+            let words = format!("stores.{}.log: '{}' {words}", store.name, name.escape_debug());
+            Err(Error::sentence(ErrorKind::Invalid, words))
+        };
+        match self.stores.get(name) {
+            Some(_) if *name == store.name => refused("is the store itself: leave it out"),
+            Some(place) if place.log.is_some() => refused("has its own log elsewhere"),
+            Some(place) => Ok(Some(place)),
+            None => refused("is not configured: add [stores.NAME] with its url"),
+        }
+    }
+
     /// A store by name, or the default one. Error: `NotFound`, naming the
     /// files that were read.
     pub fn store(&self, name: Option<&str>) -> Result<&StoreConfig> {
@@ -211,8 +260,15 @@ struct Entry {
     group: Option<Group>,
     block_size: Option<Size>,
     log_limit: Option<Size>,
+    log: Option<String>,
     ceph_conf: Option<PathBuf>,
     ceph_user: Option<String>,
+    s3_endpoint: Option<String>,
+    s3_region: Option<String>,
+    s3_path_style: Option<bool>,
+    s3_credentials: Option<PathBuf>,
+    s3_profile: Option<String>,
+    gluster_log: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -314,12 +370,14 @@ fn understand(path: &Path, name: &str, entry: &Entry) -> Result<StoreConfig> {
         group: find_group(entry.group.as_ref()).map_err(|error| at("group", error))?,
         block_bytes,
         log_limit_bytes,
+        log: entry.log.clone(),
     })
 }
 
 /// Errors: with the key that is wrong.
 fn place_of(entry: &Entry) -> std::result::Result<Place, (&'static str, Error)> {
     let place = parse_url(&entry.url).map_err(|error| ("url", error))?;
+    let place = gluster::place_of(entry, s3::place_of(entry, place)?)?;
     let refuse = |key, words: &str| Err((key, Error::sentence(ErrorKind::Invalid, words)));
     match (place, &entry.ceph_conf, &entry.ceph_user) {
         (Place::Rados { .. }, Some(conf), _) if !conf.is_absolute() => refuse("ceph_conf", "begin it with /"),
@@ -359,11 +417,17 @@ fn parse_url(url: &str) -> Result<Place> {
         }
         Some(("memory", name)) => Ok(Place::Memory(name.to_owned())),
         Some(("rados", pool)) => parse_pool(pool),
-        Some((kind @ ("gluster" | "s3" | "nfs"), _)) => {
-            let hint = if kind == "nfs" { ": mount the share and write dir:/mount/point" } else { "" };
-            refuse(format!("stores of kind '{kind}:' are not supported by this version{hint}"))
-        }
-        _ => refuse(format!("'{}' is no URL of a store: write dir:/some/folder", url.escape_debug())),
+        Some(("s3", bucket)) => s3::parse_bucket(bucket).map(Place::S3),
+        Some(("gluster", rest)) => gluster::parse(rest),
+        Some(("nfs", _)) => refuse(
+            "stores of kind 'nfs:' are not supported by this version: mount the share and write \
+             dir:/mount/point"
+                .to_owned(),
+        ),
+        split => match split.and_then(|(kind, rest)| kinds::parse(kind, rest)) {
+            Some(place) => Ok(place),
+            None => refuse(format!("'{}' is no URL of a store: write dir:/some/folder", url.escape_debug())),
+        },
     }
 }
 
@@ -441,159 +505,4 @@ pub fn parse_size(text: &str) -> Result<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    // A user who gets another store than they meant writes to another disk.
-    // Each test lays out files and says which store is meant.
-
-    struct Lab {
-        folder: tempfile::TempDir,
-        places: Places,
-    }
-
-    fn lab() -> Lab {
-        let folder = tempfile::tempdir().unwrap();
-        let places = Places {
-            only: None,
-            system: folder.path().join("system.toml"),
-            user: Some(folder.path().join("user.toml")),
-            data: Some(folder.path().join("data")),
-        };
-        Lab { folder, places }
-    }
-
-    impl Lab {
-        fn write(&self, name: &str, text: &str) -> PathBuf {
-            let path = self.folder.path().join(name);
-            std::fs::write(&path, text).unwrap();
-            path
-        }
-
-        fn meant(&self) -> String {
-            load_from(&self.places).unwrap().store(None).unwrap().url.clone()
-        }
-
-        fn refusal(&self, text: &str) -> String {
-            self.write("system.toml", text);
-            let error = load_from(&self.places).unwrap_err();
-            assert!(error.is(ErrorKind::Invalid), "{error}");
-            error.to_string()
-        }
-    }
-
-    #[test]
-    fn without_a_file_the_store_is_in_the_data_folder() {
-        let lab = lab();
-        assert!(lab.meant().starts_with("dir:") && lab.meant().ends_with("/data"));
-        let config = load_from(&lab.places).unwrap();
-        assert!(config.store(None).unwrap().origin().contains("no configuration file"));
-    }
-
-    #[test]
-    fn the_system_wins_over_the_user() {
-        let lab = lab();
-        lab.write("user.toml", "[stores.main]\nurl = 'dir:/mine'\n[stores.other]\nurl = 'dir:/o'");
-        assert_eq!(lab.meant(), "dir:/mine");
-        lab.write("system.toml", "[stores.main]\nurl = 'dir:/ours'");
-        assert_eq!(lab.meant(), "dir:/ours");
-        let config = load_from(&lab.places).unwrap();
-        assert_eq!(config.store(Some("other")).unwrap().url, "dir:/o");
-        assert_eq!(config.files.len(), 2);
-    }
-
-    #[test]
-    fn a_user_cannot_change_what_the_default_is() {
-        let lab = lab();
-        lab.write("user.toml", "default_store = 'other'\n[stores.other]\nurl = 'dir:/o'");
-        lab.write("system.toml", "[stores.main]\nurl = 'dir:/ours'");
-        assert_eq!(lab.meant(), "dir:/ours");
-        lab.write("system.toml", "default_store = 'x'\n[stores.x]\nurl = 'dir:/x'");
-        assert_eq!(lab.meant(), "dir:/x");
-    }
-
-    #[test]
-    fn a_file_that_is_named_is_read_alone() {
-        let mut lab = lab();
-        lab.write("system.toml", "[stores.main]\nurl = 'dir:/ours'\n[stores.x]\nurl = 'dir:/x'");
-        lab.places.only = Some(lab.write("only.toml", "[stores.main]\nurl = 'dir:/only'"));
-        assert_eq!(lab.meant(), "dir:/only");
-        let error = load_from(&lab.places).unwrap().store(Some("x")).unwrap_err();
-        assert!(error.is(ErrorKind::NotFound) && error.to_string().contains("only.toml"), "{error}");
-        lab.places.only = Some(lab.folder.path().join("missing.toml"));
-        assert!(load_from(&lab.places).unwrap_err().to_string().contains("missing.toml"));
-    }
-
-    #[test]
-    fn mistakes_name_the_file_and_the_key() {
-        let lab = lab();
-        for (text, words) in [
-            ("[stores.main]\nurl = 'dir:/a'\ncolour = 'red'", "line 3: unknown field `colour`"),
-            ("defualt_store = 'a'", "line 1: unknown field `defualt_store`"),
-            ("[stores.main]\nurl = 'dir:a'", "stores.main.url: 'a' is not an absolute path"),
-            ("[stores.main]\nurl = 's3://b/p'", "kind 's3:' are not supported by this version"),
-            ("[stores.main]\nurl = '/srv'", "is no URL of a store"),
-            ("[stores.main]\nurl = 'rados:'", "'rados:' names no pool: write rados:pool"),
-            ("[stores.main]\nurl = 'rados:p/'", "'rados:p/' names no pool"),
-            ("[stores.main]\nurl = 'rados:p/a/b'", "'rados:p/a/b' names no pool"),
-            ("[stores.main]\nurl = 'rados:p'\nceph_conf = 'c'", "stores.main.ceph_conf: begin it with /"),
-            ("[stores.main]\nurl = 'rados:p'\nceph_user = 'client.a'", "stores.main.ceph_user: write"),
-            ("[stores.main]\nurl = 'dir:/a'\nceph_user = 'a'", "stores.main.ceph_user: it is for stores of"),
-            ("[stores.main]\nmode = '0660'", "missing field `url`"),
-            ("[stores.main]\nurl = 'dir:/a'\nmode = '0999'", "stores.main.mode"),
-            ("[stores.main]\nurl = 'dir:/a'\ngroup = 'no such group'", "stores.main.group"),
-            ("[stores.main]\nurl = 'dir:/a'\nlog_limit = '1K'", "stores.main.log_limit"),
-            ("[stores.main]\nurl = 'dir:/a'\nblock_size = '4X'", "stores.main.block_size"),
-            ("[stores.'a b']\nurl = 'dir:/a'", "'a b' cannot be the name of a store"),
-            ("x", "line 1:"),
-        ] {
-            let refusal = lab.refusal(text);
-            assert!(refusal.contains("system.toml") && refusal.contains(words), "{refusal}");
-        }
-    }
-
-    #[test]
-    fn everything_about_a_store_can_be_set() {
-        let lab = lab();
-        lab.write(
-            "system.toml",
-            "[stores.main]\nurl = 'dir:/a'\nmode = '0640'\ngroup = 'root'\n\
-             block_size = '64K'\nlog_limit = '1G'",
-        );
-        let config = load_from(&lab.places).unwrap();
-        let store = config.store(None).unwrap();
-        assert_eq!((store.mode, store.group), (0o640, Some(0)));
-        assert_eq!((store.block_bytes, store.log_limit_bytes), (64 << 10, 1 << 30));
-    }
-
-    #[test]
-    fn a_store_in_a_cluster() {
-        let lab = lab();
-        let place = |text: &str| {
-            lab.write("system.toml", &format!("[stores.main]\n{text}"));
-            format!("{:?}", load_from(&lab.places).unwrap().store(None).unwrap().place)
-        };
-        assert!(place("url = 'rados:vms'").contains(r#""vms", namespace: "", conf: None, user: "admin""#));
-        let told = "url = 'rados:vms/prod'\nceph_conf = '/c'\nceph_user = 'a'";
-        assert_eq!(place(told), r#"Rados { pool: "vms", namespace: "prod", conf: Some("/c"), user: "a" }"#);
-    }
-
-    #[test]
-    fn sizes() {
-        for (text, bytes) in [
-            ("0", 0),
-            ("512", 512),
-            ("64k", 64 << 10),
-            ("4M", 4 << 20),
-            ("1.5G", 3 << 29),
-            ("2TiB", 2 << 40),
-            ("10 MB", 10 << 20),
-            ("0.5K", 512),
-        ] {
-            assert_eq!(parse_size(text).unwrap(), bytes, "{text}");
-        }
-        for text in ["", "K", "-1", "1X", "1.5", "1..5K", ".5K", "99999999999P", "1e3", "0x10"] {
-            assert!(parse_size(text).is_err(), "{text}");
-        }
-    }
-}
+mod tests;

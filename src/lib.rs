@@ -3,9 +3,13 @@
 //! Each layer may import only what stands below it (`tests/tidy.rs` checks):
 //!
 //! ```text
-//!  capi          cli            the faces
-//!      \        /
-//!       io     maintain         requests and threads; gc and check
+//!  capi   cli   testkit          the faces; the kit for backends
+//!      \   |   /
+//!       control                 asking the process that holds a volume
+//!          |
+//!        mover                  moving it to another store
+//!      /        \
+//!     io       maintain         requests and threads; gc, check and copies
 //!        \    /
 //!        volume                 an open volume: the write rule
 //!          |
@@ -42,9 +46,13 @@ pub mod store;
 pub mod volume;
 
 pub mod capi;
+pub mod control;
 pub mod io;
+pub mod mover;
 
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use error::{Error, ErrorKind, Result};

@@ -542,6 +542,7 @@ fn pages_and_completions_name_every_verb() {
     for verb in [
         "init", "create", "ls", "info", "rm", "rename", "resize", "snapshot", "clone", "rollback", "import",
         "export", "map", "check", "scrub", "gc", "lease", "bench", "completions",
+        "move", "sync", "promote", "status",
     ] {
         assert!(help.contains(&format!("\n  {verb} ")), "{verb} is not in the help");
         assert!(script.contains(verb), "{verb} is not completed");

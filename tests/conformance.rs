@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use archipelago::backend::conformance;
 use archipelago::backend::dir::{Dir, DirOptions};
+use archipelago::backend::dir_sys::{Layout, RealFiles};
 use archipelago::backend::faulty::Faulty;
 use archipelago::backend::memory::{Memory, CAPABILITIES};
 use archipelago::backend::recording::Recording;
@@ -66,6 +67,20 @@ fn dir_through_the_page_cache() {
 #[test]
 fn dir_past_the_page_cache() {
     run_dir(&DirOptions { direct: true, ..DirOptions::default() });
+}
+
+/// With the directories that stores on GlusterFS have.
+#[test]
+fn dir_with_few_directories() {
+    let directory = directory();
+    let stores = std::sync::atomic::AtomicUsize::new(0);
+    conformance::run(|| {
+        let number = stores.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = directory.path().join(number.to_string());
+        std::fs::create_dir(&path).unwrap();
+        let files = Arc::new(RealFiles::open(&path).unwrap().with_layout(Layout::Few));
+        Arc::new(Dir::create_on(files, &path, DirOptions::default()).unwrap())
+    });
 }
 
 /// Every operation evicts an open file.

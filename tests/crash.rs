@@ -102,6 +102,21 @@ fn no_crash_breaks_a_promise() {
     assert!(summary.distinct >= plan(Planted::None).states, "too few states");
 }
 
+/// The same where a block is made once, whole, and everything else is in the log.
+#[test]
+fn no_crash_breaks_a_promise_where_nothing_is_overwritten() {
+    let _turn = TURN.lock();
+    world::ONCE.store(true, std::sync::atomic::Ordering::SeqCst);
+    let states = plan(Planted::None).states / 5;
+    let summary = run(Plan { states, all_short: false, ..plan(Planted::None) });
+    world::ONCE.store(false, std::sync::atomic::Ordering::SeqCst);
+    println!("{}\n\n{} distinct crash states, {:.0} s", summary.table, summary.distinct, summary.seconds);
+    if let Some(violation) = summary.violation {
+        panic!("a crash breaks a promise\n{violation}");
+    }
+    assert!(summary.distinct >= states, "too few states");
+}
+
 /// A rule without a planted fault is one that nobody would miss.
 #[test]
 fn every_ordering_rule_has_a_planted_fault() {

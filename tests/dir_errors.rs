@@ -13,14 +13,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use archipelago::backend::dir::{Dir, DirOptions};
-use archipelago::backend::dir_sys::{FileSystem, Files};
+use archipelago::backend::dir_sys::{FileSystem, Files, Layout};
 use archipelago::backend::{Backend, BackendExt};
 use archipelago::name::{prefix, Id, ObjectName};
 use archipelago::ErrorKind;
 use dir_model::{Fail, Model};
 
-const EXT4: FileSystem = FileSystem { local: true, syncfs: true, syncfs_flushes: true };
-const NFS: FileSystem = FileSystem { local: false, syncfs: false, syncfs_flushes: true };
+const EXT4: FileSystem = FileSystem {
+    local: true,
+    syncfs: true,
+    syncfs_flushes: true,
+    tells_late: false,
+    names_with_files: false,
+    layout: Layout::Wide,
+};
+const NFS: FileSystem = FileSystem { local: false, syncfs: false, tells_late: true, ..EXT4 };
 
 fn new(file_system: FileSystem, open_files_max: usize) -> (Arc<Model>, Dir) {
     let model = Model::new(file_system, None);

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use archipelago::backend::dir::{Dir, DirOptions};
-use archipelago::backend::dir_sys::{FileSystem, Files, SyncSite};
+use archipelago::backend::dir_sys::{FileSystem, Files, Layout, SyncSite};
 use archipelago::backend::{Backend, BackendExt};
 use archipelago::name::{prefix, Id, ObjectName, SnapshotName, VolumeName};
 use archipelago::ErrorKind;
@@ -29,9 +29,18 @@ use dir_model::{Fail, Model, State};
 /// Small, because every state is compared.
 const BLOCK_BYTES: u64 = 600;
 
-const EXT4: FileSystem = FileSystem { local: true, syncfs: true, syncfs_flushes: true };
+const EXT4: FileSystem = FileSystem {
+    local: true,
+    syncfs: true,
+    syncfs_flushes: true,
+    tells_late: false,
+    names_with_files: false,
+    layout: Layout::Wide,
+};
 const XFS: FileSystem = FileSystem { syncfs_flushes: false, ..EXT4 };
-const NFS: FileSystem = FileSystem { local: false, syncfs: false, syncfs_flushes: true };
+const NFS: FileSystem = FileSystem { local: false, syncfs: false, tells_late: true, ..EXT4 };
+/// Through its library.
+const GLUSTER: FileSystem = FileSystem { names_with_files: true, layout: Layout::Few, ..NFS };
 
 /// From one step on, and until another, this object has this content.
 struct Promise {
@@ -250,7 +259,7 @@ fn explore(file_system: FileSystem, suppressed: Option<SyncSite>) -> (usize, Opt
 
 #[test]
 fn nothing_durable_is_lost() {
-    for file_system in [EXT4, XFS, NFS] {
+    for file_system in [EXT4, XFS, NFS, GLUSTER] {
         let (states, wrong) = explore(file_system, None);
         assert_eq!(wrong, None);
         assert!(states > 1000, "only {states} states");
@@ -262,6 +271,15 @@ fn every_sync_is_needed() {
     for site in SyncSite::ALL {
         let found = [EXT4, XFS, NFS].map(|file_system| explore(file_system, Some(site)).1);
         assert!(found.iter().any(Option::is_some), "nothing is wrong without {site:?}");
+    }
+}
+
+/// A store on GlusterFS has no other syncs than these.
+#[test]
+fn every_sync_of_a_brick_is_needed() {
+    use SyncSite::{CreateData, CreateEntry, Evict, SyncData, SyncEntry};
+    for site in [CreateData, CreateEntry, Evict, SyncData, SyncEntry] {
+        assert!(explore(GLUSTER, Some(site)).1.is_some(), "nothing is wrong without {site:?}");
     }
 }
 

@@ -25,6 +25,8 @@
     clippy::print_stderr
 )]
 
+#[path = "fuzz/asked.rs"]
+mod asked;
 #[path = "fuzz/corpus.rs"]
 mod corpus;
 #[path = "fuzz/logs.rs"]
@@ -55,7 +57,8 @@ const SECONDS: u64 = 20;
 
 /// Everything that reads bytes or words which this process did not make.
 fn kinds() -> Vec<Kind> {
-    [objects::kinds(), pages::kinds(), logs::kinds(), volumes::kinds(), texts::kinds()].concat()
+    [objects::kinds(), pages::kinds(), logs::kinds(), volumes::kinds(), texts::kinds(), asked::kinds()]
+        .concat()
 }
 
 #[test]

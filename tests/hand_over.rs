@@ -26,15 +26,23 @@ use std::sync::Arc;
 use archipelago::backend::BackendExt;
 
 use archipelago::backend::dir::{Dir, DirOptions};
-use archipelago::backend::dir_sys::{FileSystem, Files};
+use archipelago::backend::dir_sys::{FileSystem, Files, Layout};
 use archipelago::catalog::volume as names;
 use archipelago::log::LogOptions;
 use archipelago::name::{prefix, Id, ObjectName, SnapshotName, VolumeName};
 use archipelago::store::Store;
 use archipelago::volume::{Mode, OpenOptions, Volume};
+use dir_model::client::Client;
 use dir_model::Model;
 
-const EXT4: FileSystem = FileSystem { local: true, syncfs: true, syncfs_flushes: true };
+const EXT4: FileSystem = FileSystem {
+    local: true,
+    syncfs: true,
+    syncfs_flushes: true,
+    tells_late: false,
+    names_with_files: false,
+    layout: Layout::Wide,
+};
 const BLOCK_BYTES: u64 = 16 << 10;
 const BLOCKS: u64 = 8;
 
@@ -96,6 +104,35 @@ fn there_and_back(blocks: u64) {
 fn what_another_process_left_is_made_durable_by_one_that_had_the_volume_before() {
     there_and_back(1);
     there_and_back(BLOCKS);
+}
+
+/// As on NFS, where a client shows what it remembers of a file that it has
+/// open: a volume that comes back showed what had been in its blocks, and in
+/// its log, when this process had it last.
+#[test]
+fn what_another_client_wrote_is_seen_by_one_that_remembers_the_files() {
+    let server = Model::new(FileSystem { local: false, syncfs: false, ..EXT4 }, None);
+    let files = Arc::clone(&server) as Arc<dyn Files>;
+    let dir = Dir::create_on(files, Path::new("/model"), DirOptions::default()).unwrap();
+    let made = Store::init("test", Arc::new(dir), BLOCK_BYTES).unwrap();
+    names::create(&made, &VolumeName::new("v").unwrap(), BLOCKS * BLOCK_BYTES, BLOCK_BYTES).unwrap();
+    let client = || {
+        let files = Client::of(&server) as Arc<dyn Files>;
+        let dir = Dir::open_on(files, Path::new("/model"), DirOptions::default()).unwrap();
+        Store::open("test", Arc::new(dir)).unwrap()
+    };
+    let clients = [client(), client()];
+    for turn in 1..9 {
+        let volume = open(&clients[turn % 2]);
+        let before = turn as u8 - 1;
+        assert_eq!(first_bytes(&volume, BLOCKS), [before; BLOCKS as usize], "turn {turn}");
+        write(&volume, BLOCKS, turn as u8);
+        volume.flush().unwrap();
+        assert_eq!(first_bytes(&volume, BLOCKS), [turn as u8; BLOCKS as usize]);
+        volume.close().unwrap();
+        let inactive = open_as(&clients[(turn + 1) % 2], Mode::Inactive);
+        assert_eq!(first_bytes(&inactive, BLOCKS), [turn as u8; BLOCKS as usize], "turn {turn}");
+    }
 }
 
 /// A directory, and a process that has made a store and a volume in it.

@@ -57,6 +57,8 @@ const THREADS: u32 = 6;
 type Make = fn(&Path) -> Box<dyn Driver>;
 
 const RUST_MEMORY: Make = |_| Box::new(Native::on_memory());
+const RUST_TWO: Make = |_| Box::new(Native::on_two_memories());
+const RUST_ONCE: Make = |_| Box::new(Native::on_memory_once());
 const RUST_DIR: Make = |folder| Box::new(Native::on_dir(folder));
 const C_MEMORY: Make = |folder| Box::new(Foreign::on_memory(folder));
 const C_DIR: Make = |folder| Box::new(Foreign::on_dir(folder));
@@ -113,6 +115,16 @@ fn explore(what: &str, make: Make, usual: u32) {
 #[test]
 fn rust_in_memory() {
     explore("Rust, memory", RUST_MEMORY, CASES_IN_MEMORY);
+}
+
+#[test]
+fn rust_with_the_log_elsewhere() {
+    explore("Rust, memory and its log in another", RUST_TWO, CASES_IN_MEMORY);
+}
+
+#[test]
+fn rust_where_nothing_is_overwritten() {
+    explore("Rust, memory, blocks made once", RUST_ONCE, CASES_IN_MEMORY);
 }
 
 #[test]

@@ -124,15 +124,23 @@ impl Dir {
         Dir::create_on(Arc::new(files), path, options)
     }
 
-    /// `create` on other system calls. Made for tests.
+    /// `create` on other system calls: of a test, or of another kind of store.
     pub fn create_on(files: Arc<dyn Files>, path: &Path, options: DirOptions) -> Result<Dir> {
+        let temp = clock::random_id().map_err(io::Error::other);
         let init = || {
             let changed =
                 dir_layout::make_directories(files.as_ref(), directory_mode(&options), options.group)?;
             for directory in changed {
                 files.fsync(&files.open_dir(directory)?, SyncSite::Init)?;
             }
-            files.fsync(&files.open_dir("..")?, SyncSite::InitAbove)
+            let site = SyncSite::InitAbove;
+            if !files.file_system().names_with_files {
+                return files.fsync(&files.open_dir("..")?, site);
+            }
+            // Any file there will do.
+            let path = format!("{}/{}", dir_layout::TEMP, temp?);
+            files.fsync(&files.create(&path, options.mode, None)?, site)?;
+            files.unlink(&path)
         };
         init().map_err(|e| Error::from_io("set up the directory", e).on_named(path.display().to_string()))?;
         Dir::open_on(files, path, options)
@@ -144,7 +152,7 @@ impl Dir {
         Dir::open_on(Arc::new(files), path, options)
     }
 
-    /// `open` on other system calls. Made for tests.
+    /// `open` on other system calls.
     pub fn open_on(files: Arc<dyn Files>, path: &Path, options: DirOptions) -> Result<Dir> {
         let opened = |e| unreachable_directory(path, e);
         if !dir_layout::has_directories(files.as_ref()).map_err(opened)? {
@@ -188,9 +196,8 @@ impl Dir {
     }
 }
 
-#[cfg(test)]
 impl Dir {
-    pub(super) fn open_files(&self) -> &OpenFiles {
+    pub(super) fn open_files(&self) -> &Arc<OpenFiles> {
         &self.0.open
     }
 }
@@ -252,7 +259,10 @@ impl Backend for Dir {
     }
 
     fn create(&self, name: &ObjectName, data: &[u8]) -> Result<()> {
-        self.0.creator.create(name, |files, file| dir_create::fill(files, file, 0, data))?;
+        self.0.creator.create(name, |files, file| match name {
+            ObjectName::Block { .. } => dir_create::fill_sparse(files, file, data),
+            _ => dir_create::fill(files, file, 0, data),
+        })?;
         self.0.open.forget_removed(name);
         Ok(())
     }
@@ -298,7 +308,7 @@ impl Backend for Dir {
     }
 
     fn copy(&self, from: &ObjectName, to: &ObjectName) -> Result<()> {
-        let path = dir_layout::place(from).path();
+        let path = dir_layout::place(self.0.files.as_ref(), from).path();
         let files = self.0.files.as_ref();
         let opened = |e| Error::from_io("copy", e).on(from);
         // Not the one in the cache: looking for holes moves its position.
@@ -321,8 +331,12 @@ impl Backend for Dir {
         names.iter().filter_map(|name| self.0.open.known_mark(name)).for_each(|mark| mark.forget_synced());
     }
 
+    fn forget_seen(&self) {
+        self.0.open.forget_seen();
+    }
+
     fn delete(&self, name: &ObjectName) -> Result<()> {
-        let place = dir_layout::place(name);
+        let place = dir_layout::place(self.0.files.as_ref(), name);
         self.0.files.unlink(&place.path()).map_err(|e| Error::from_io("delete", e).on(name))?;
         self.0.open.forget_removed(name);
         if place.on_demand {
@@ -332,7 +346,7 @@ impl Backend for Dir {
     }
 
     fn stat(&self, name: &ObjectName) -> Result<ObjectStat> {
-        let path = dir_layout::place(name).path();
+        let path = dir_layout::place(self.0.files.as_ref(), name).path();
         let stat = self.0.files.stat(&path).map_err(|e| Error::from_io("stat", e).on(name))?;
         Ok(ObjectStat { bytes: stat.bytes, allocated_bytes: stat.allocated_bytes })
     }

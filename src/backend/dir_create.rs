@@ -20,6 +20,8 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 const STALE_S: i64 = 24 * 60 * 60;
 
 const PIECE_BYTES: usize = 64 << 10;
+/// The least that a file system leaves out of a file, mostly.
+const GRANULE: usize = 4096;
 
 /// Times that a directory may be removed under us.
 const TRIES: usize = 100;
@@ -95,10 +97,15 @@ impl Creator {
         self.files
             .fsync(handle, SyncSite::CreateData)
             .map_err(|source| not_applied(source).on(name))?;
-        let place = dir_layout::place(name);
+        let place = dir_layout::place(self.files.as_ref(), name);
         self.publish(&temp, name, &place)?;
+        let site = SyncSite::CreateEntry;
+        let synced = match self.files.file_system().names_with_files {
+            true => self.files.fsync(handle, site),
+            false => self.syncer.sync_directory(&place, site),
+        };
         drop(temp);
-        self.syncer.sync_directory(&place, SyncSite::CreateEntry).map_err(|source| {
+        synced.map_err(|source| {
             Error::new(ErrorKind::Unknown, "create")
                 .on(name)
                 .because("it is there, but not certain to survive a crash")
@@ -112,7 +119,7 @@ impl Creator {
         let Some(handle) = temp.handle.take() else { return Ok(None) };
         // The size comes before the name, so that nobody sees it shorter.
         self.files.truncate(&handle, bytes).map_err(|source| not_applied(source).on(name))?;
-        self.publish(&temp, name, &dir_layout::place(name))?;
+        self.publish(&temp, name, &dir_layout::place(self.files.as_ref(), name))?;
         Ok(Some(handle))
     }
 
@@ -120,7 +127,7 @@ impl Creator {
     /// only the name of a new file in its log. False if it has it already.
     pub fn lengthen(&self, name: &ObjectName, bytes: u64) -> Result<bool> {
         let told = |source| not_applied(source).on(name);
-        let path = dir_layout::place(name).path();
+        let path = dir_layout::place(self.files.as_ref(), name).path();
         let is_shorter = match self.files.stat(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             other => other.map_err(told)?.bytes < bytes,
@@ -227,6 +234,26 @@ pub fn fill(files: &dyn Files, handle: &Handle, offset_bytes: u64, data: &[u8]) 
     Ok(())
 }
 
+/// As `fill` from the beginning of a new file, but granules of zeroes are left
+/// out: whoever copies a layer, which has but a few granules, takes no more room
+/// than the layer did. Not for the log, whose room must be there.
+pub fn fill_sparse(files: &dyn Files, handle: &Handle, data: &[u8]) -> io::Result<()> {
+    static ZEROES: [u8; GRANULE] = [0; GRANULE];
+    let is_zero = |granule: &[u8]| *granule == ZEROES[..granule.len()];
+    if data.chunks(GRANULE).any(is_zero) {
+        files.truncate(handle, data.len() as u64)?;
+    }
+    let mut at = 0;
+    while at < data.len() {
+        let end = data[at..].chunks(GRANULE).take_while(|granule| !is_zero(granule));
+        let end = at + end.map(<[u8]>::len).sum::<usize>();
+        fill(files, handle, at as u64, &data[at..end])?;
+        let zeroes = data[end..].chunks(GRANULE).take_while(|granule| is_zero(granule));
+        at = end + zeroes.map(<[u8]>::len).sum::<usize>();
+    }
+    Ok(())
+}
+
 /// Makes `to` a copy of `from`, shared where the file system can and without
 /// filling holes.
 pub fn copy(files: &dyn Files, from: &Handle, to: &Handle, bytes: u64) -> io::Result<()> {
@@ -240,6 +267,9 @@ pub fn copy(files: &dyn Files, from: &Handle, to: &Handle, bytes: u64) -> io::Re
             Err(error) if is_unsupported(&error) => (at, bytes),
             Err(error) => return Err(error),
         };
+        if begin == 0 && end >= bytes && hides_holes(files, from, bytes)? {
+            return copy_data(files, from, to, 0, bytes);
+        }
         copy_range(files, from, to, begin, end.min(bytes))?;
         at = end;
     }
@@ -256,16 +286,28 @@ fn copy_range(files: &dyn Files, from: &Handle, to: &Handle, begin: u64, end: u6
             Err(error) => return Err(error),
         }
     }
+    copy_data(files, from, to, at, end)
+}
+
+/// NFS before 4.2 says of every file that it has no holes, but tells what it
+/// takes.
+fn hides_holes(files: &dyn Files, from: &Handle, bytes: u64) -> io::Result<bool> {
+    Ok(!files.file_system().local && files.fstat(from)?.allocated_bytes < bytes)
+}
+
+/// Into a file of zeroes: what is zero is left out.
+fn copy_data(files: &dyn Files, from: &Handle, to: &Handle, mut at: u64, end: u64) -> io::Result<()> {
     let mut piece = vec![0; PIECE_BYTES];
     while at < end {
         let wanted = (end - at).min(PIECE_BYTES as u64) as usize;
-        match files.pread(from, at, &mut piece[..wanted])? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            got => {
-                fill(files, to, at, &piece[..got])?;
-                at += got as u64;
-            }
+        let got = files.pread(from, at, &mut piece[..wanted])?;
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        if piece[..got].iter().any(|byte| *byte != 0) {
+            fill(files, to, at, &piece[..got])?;
+        }
+        at += got as u64;
     }
     Ok(())
 }

@@ -158,16 +158,16 @@ pub struct OpenFile {
     pub alignment: usize,
     pub mark: Arc<Mark>,
     pub gate: Gate,
-    /// Through the page cache to a server: see `wrote`.
-    is_remote: bool,
+    /// Through a cache that learns late that a server is full: see `wrote`.
+    tells_late: bool,
     used: AtomicBool,
 }
 
 impl OpenFile {
-    fn new(handle: Handle, bytes: u64, alignment: usize, mark: Arc<Mark>, is_local: bool) -> OpenFile {
+    fn new(handle: Handle, bytes: u64, alignment: usize, mark: Arc<Mark>, tells_late: bool) -> OpenFile {
         let (gate, used) = (Gate::default(), AtomicBool::new(true));
-        let is_remote = !is_local && alignment == 1;
-        OpenFile { handle, bytes, alignment, mark, gate, is_remote, used }
+        let tells_late = tells_late && alignment == 1;
+        OpenFile { handle, bytes, alignment, mark, gate, tells_late, used }
     }
 
     /// After a write, whatever came of it, before anybody is told.
@@ -176,7 +176,7 @@ impl OpenFile {
     /// not the one that is lost, and then no more to a sync: it is we who must
     /// remember.
     pub fn wrote(&self, failure: Option<ErrorKind>) {
-        if self.is_remote && failure == Some(ErrorKind::NoSpace) {
+        if self.tells_late && failure == Some(ErrorKind::NoSpace) {
             let error = Error::new(ErrorKind::Unknown, "sync");
             self.mark.fail(&error.because("the server had no room for what was written before"));
         }
@@ -233,12 +233,12 @@ impl OpenFiles {
         let (handle, alignment) = if whole {
             (handle, alignment)
         } else {
-            let path = dir_layout::place(name).path();
+            let path = dir_layout::place(self.files.as_ref(), name).path();
             (self.files.open(&path, false).map_err(|e| Error::from_io(operation, e).on(name))?, 1)
         };
         if access == Access::Read && !is_data(name) {
-            let is_local = self.files.file_system().local;
-            return Ok(Arc::new(OpenFile::new(handle, stat.bytes, alignment, Arc::default(), is_local)));
+            let tells_late = self.files.file_system().tells_late;
+            return Ok(Arc::new(OpenFile::new(handle, stat.bytes, alignment, Arc::default(), tells_late)));
         }
         Ok(self.insert(name, handle, stat.bytes, alignment))
     }
@@ -252,7 +252,7 @@ impl OpenFiles {
     }
 
     fn open(&self, name: &ObjectName) -> io::Result<(Handle, usize)> {
-        let path = dir_layout::place(name).path();
+        let path = dir_layout::place(self.files.as_ref(), name).path();
         if self.is_direct(name) {
             return Ok((self.files.open(&path, true)?, self.direct_alignment));
         }
@@ -279,8 +279,8 @@ impl OpenFiles {
             return Arc::clone(file);
         }
         let mark = Arc::clone(table.marks.entry(name.clone()).or_default());
-        let is_local = self.files.file_system().local;
-        let file = Arc::new(OpenFile::new(handle, bytes, alignment, mark, is_local));
+        let tells_late = self.files.file_system().tells_late;
+        let file = Arc::new(OpenFile::new(handle, bytes, alignment, mark, tells_late));
         table.open.insert(name.clone(), Arc::clone(&file));
         table.order.push_back(name.clone());
         if table.marks.len() > CLEAN_MARKS_MAX + 2 * table.open.len() {
@@ -325,6 +325,20 @@ impl OpenFiles {
                     .because("the server lost the file while it had unsynced writes"),
             );
         }
+    }
+
+    /// An NFS client looks whether a file has changed on the server when it is
+    /// opened, and then may show what it remembers of it for as long as it is
+    /// open. What was written here and not synced stays: its errors show there
+    /// alone, and who has something to sync here is the one that writes.
+    pub fn forget_seen(&self) {
+        if self.files.file_system().local {
+            return;
+        }
+        let mut table = self.table.lock();
+        table.open.retain(|_, file| file.mark.has_unsynced_data());
+        let Table { open, order, .. } = &mut *table;
+        order.retain(|name| open.contains_key(name));
     }
 
     /// The object was removed; nothing about it matters any more. Perhaps by

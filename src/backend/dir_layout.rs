@@ -12,15 +12,23 @@
 //! page are the first of its id. One level of 256 directories, all made at
 //! init, is as quick as a flat one to 100,000 files and beyond, lets creates
 //! go on side by side, and costs no mkdir when a guest writes; two levels
-//! would make listing 20 to 100 times slower.
+//! would make listing 20 to 100 times slower. Directories of one volume are made
+//! on demand and removed when they are empty.
 //!
-//! Directories of one volume are made on demand and removed when they are
-//! empty.
+//! On GlusterFS (`Layout::Few`) only the first digit is used, for to look into a
+//! directory takes 2 ms there, empty or not; and no directory is made or removed
+//! after init, for two that make the same one at once may each get one of their
+//! own on some of the bricks (seen with 10.3), and what is in it is lost to all:
+//!
+//! ```text
+//! head/<1 hex>/<volume id>.<n>          log/ and lease/ likewise; the digit is
+//! snapshot/<1 hex>/<volume id>.<name>.<n>      the first of the volume's id
+//! ```
 
 use std::collections::BTreeSet;
 use std::io;
 
-use super::dir_sys::Files;
+use super::dir_sys::{Files, Layout};
 use super::order;
 use crate::name::{Id, ObjectName};
 
@@ -36,8 +44,16 @@ const KINDS: [&str; 12] = [
 /// A kind that the first stores did not have; its directory is made on demand.
 const LATER: &str = "scrub";
 
-/// Kinds with 256 directories each.
+/// Kinds with many directories each.
 const FANNED: [&str; 2] = ["block", "map"];
+const FANNED_OF_FEW: [&str; 6] = ["block", "head", "lease", "log", "map", "snapshot"];
+
+fn fanned_kinds(layout: Layout) -> &'static [&'static str] {
+    match layout {
+        Layout::Wide => &FANNED,
+        Layout::Few => &FANNED_OF_FEW,
+    }
+}
 
 /// Makes the directories of a new store, except those that are there.
 /// Returns the directories in which some were made, for syncing.
@@ -49,12 +65,14 @@ pub fn make_directories(files: &dyn Files, mode: u32, group: Option<u32>) -> io:
     for kind in KINDS {
         make(kind)?;
     }
-    for kind in FANNED {
-        for shard in 0..=255 {
-            make(&format!("{kind}/{shard:02x}"))?;
+    let layout = files.file_system().layout;
+    let (fanned, digits) = (fanned_kinds(layout), layout.digits());
+    for kind in fanned {
+        for shard in 0..1_u32 << (4 * digits) {
+            make(&format!("{kind}/{shard:0digits$x}"))?;
         }
     }
-    Ok([&[""], FANNED.as_slice()].concat())
+    Ok([&[""], fanned].concat())
 }
 
 /// True if the directories of a store are there.
@@ -88,29 +106,48 @@ fn shard(epoch: Id, index: u64) -> u8 {
     (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
 }
 
-pub fn place(name: &ObjectName) -> Place {
+pub fn place(files: &dyn Files, name: &ObjectName) -> Place {
+    place_of(files.file_system().layout, name)
+}
+
+fn place_of(layout: Layout, name: &ObjectName) -> Place {
+    let fanned = |kind: &str, shard: u8| format!("{kind}/{}", &format!("{shard:02x}")[..layout.digits()]);
+    let first = |id: &Id| (id.0 >> 120) as u8;
     let fixed = |directory: String, file: String| Place { directory, file, on_demand: false };
-    let made = |directory: String, number: &u64| Place {
-        directory,
-        file: format!("{number:016x}"),
-        on_demand: true,
+    // Of one volume.
+    let own = |kind: &str, volume: &Id, number: &u64| match layout {
+        Layout::Wide => {
+            Place { directory: format!("{kind}/{volume}"), file: format!("{number:016x}"), on_demand: true }
+        }
+        Layout::Few => fixed(fanned(kind, first(volume)), format!("{volume}.{number:016x}")),
     };
     match name {
         ObjectName::Store => fixed(String::new(), "store".into()),
         ObjectName::Volume(name) => fixed("volume".into(), name.to_string()),
         ObjectName::Epoch(id) => fixed("epoch".into(), id.to_string()),
         ObjectName::Maintenance(number) => fixed("maintenance".into(), format!("{number:016x}")),
-        ObjectName::Scrub(number) => made(LATER.into(), number),
-        ObjectName::Page(id) => fixed(format!("map/{:02x}", (id.0 >> 120) as u8), id.to_string()),
+        ObjectName::Scrub(number) => Place {
+            directory: LATER.into(),
+            file: format!("{number:016x}"),
+            on_demand: layout == Layout::Wide,
+        },
+        ObjectName::Page(id) => fixed(fanned("map", first(id)), id.to_string()),
         ObjectName::Block { epoch, index } => {
-            fixed(format!("block/{:02x}", shard(*epoch, *index)), format!("{epoch}.{index:016x}"))
+            fixed(fanned("block", shard(*epoch, *index)), format!("{epoch}.{index:016x}"))
         }
-        ObjectName::Head { volume, number } => made(format!("head/{volume}"), number),
-        ObjectName::Segment { volume, number } => made(format!("log/{volume}"), number),
-        ObjectName::Lease { volume, number } => made(format!("lease/{volume}"), number),
-        ObjectName::Snapshot { volume, name, number } => {
-            made(format!("snapshot/{volume}/{name}"), number)
-        }
+        ObjectName::Head { volume, number } => own("head", volume, number),
+        ObjectName::Segment { volume, number } => own("log", volume, number),
+        ObjectName::Lease { volume, number } => own("lease", volume, number),
+        ObjectName::Snapshot { volume, name, number } => match layout {
+            Layout::Wide => Place {
+                directory: format!("snapshot/{volume}/{name}"),
+                file: format!("{number:016x}"),
+                on_demand: true,
+            },
+            Layout::Few => {
+                fixed(fanned("snapshot", first(volume)), format!("{volume}.{name}.{number:016x}"))
+            }
+        },
     }
 }
 
@@ -120,15 +157,22 @@ pub fn lock_path(name: &ObjectName) -> String {
 
 /// The name that a file stands for; `None` if it is not ours, such as what
 /// NFS leaves for a removed file that is still open.
-fn name_of(directory: &str, file: &str) -> Option<ObjectName> {
-    let text = match directory.split_once('/') {
-        None if directory.is_empty() => file.to_owned(),
-        Some(("block", _)) => format!("block/{}", file.replacen('.', "/", 1)),
-        Some(("map", _)) => format!("map/{file}"),
+fn name_of(layout: Layout, directory: &str, file: &str) -> Option<ObjectName> {
+    let text = match (directory.split_once('/'), layout) {
+        (None, _) if directory.is_empty() => file.to_owned(),
+        (Some(("block", _)), _) => format!("block/{}", file.replacen('.', "/", 1)),
+        (Some(("map", _)), _) => format!("map/{file}"),
+        (Some(("snapshot", _)), Layout::Few) => {
+            // The name between them may have dots.
+            let (volume, rest) = file.split_once('.')?;
+            let (name, number) = rest.rsplit_once('.')?;
+            format!("snapshot/{volume}/{name}/{number}")
+        }
+        (Some((kind, _)), Layout::Few) => format!("{kind}/{}", file.replacen('.', "/", 1)),
         _ => format!("{directory}/{file}"),
     };
     let name = ObjectName::parse(&text)?;
-    let place = place(&name);
+    let place = place_of(layout, &name);
     (place.directory == directory && place.file == file).then_some(name)
 }
 
@@ -186,12 +230,20 @@ pub fn list(
     if count_max == 0 {
         return Ok(found.names);
     }
+    let from = after.map(ToString::to_string).unwrap_or_default();
     for kind in KINDS {
+        // Kinds come in the order of their names.
+        if found.is_full() {
+            break;
+        }
         // The one object without a directory, in its turn.
         if kind == "volume" && "store".starts_with(prefix) && files.stat("store").is_ok() {
             found.visit(ObjectName::Store);
         }
         let whole = format!("{kind}/");
+        if from > whole && !from.starts_with(&whole) {
+            continue;
+        }
         if kind != TEMP && kind != LOCKS && (whole.starts_with(prefix) || prefix.starts_with(&whole)) {
             walk(files, kind, &mut found)?;
         }
@@ -202,23 +254,22 @@ pub fn list(
 
 fn walk(files: &dyn Files, directory: &str, found: &mut Collector<'_>) -> io::Result<()> {
     // What is certain from the prefix need not be looked for.
+    let layout = files.file_system().layout;
     let by_hash = directory == "block" || directory.starts_with("block/");
-    if let Some(rest) = found.prefix.strip_prefix(directory).and_then(|rest| rest.strip_prefix('/')) {
-        if let (false, Some((next, _))) = (by_hash || directory.starts_with("map"), rest.split_once('/')) {
-            return walk(files, &format!("{directory}/{next}"), found);
-        }
+    if let Some(next) = next_of(layout, directory, found.prefix) {
+        return walk(files, &format!("{directory}/{next}"), found);
     }
     let mut directories = Vec::new();
     for entry in entries(files, directory)? {
         if entry.is_dir {
             directories.push(entry.name);
-        } else if let Some(name) = name_of(directory, &entry.name) {
+        } else if let Some(name) = name_of(layout, directory, &entry.name) {
             found.visit(name);
         }
     }
     // With the '/' that follows in the text.
     directories.sort_unstable_by(|a, b| format!("{a}/").cmp(&format!("{b}/")));
-    let before = after_in(directory, found.after);
+    let before = after_in(layout, directory, found.after);
     for name in directories {
         if !by_hash && before.as_ref().is_some_and(|before| format!("{name}/") < *before) {
             continue;
@@ -232,10 +283,22 @@ fn walk(files: &dyn Files, directory: &str, found: &mut Collector<'_>) -> io::Re
     Ok(())
 }
 
+/// The one directory below `directory` that can hold names with `prefix`.
+fn next_of<'a>(layout: Layout, directory: &str, prefix: &'a str) -> Option<&'a str> {
+    let rest = prefix.strip_prefix(directory)?.strip_prefix('/')?;
+    match directory {
+        // Those lie by a hash.
+        _ if directory.starts_with("block") => None,
+        _ if fanned_kinds(layout).contains(&directory) => rest.get(..layout.digits()),
+        _ if directory.contains('/') && layout == Layout::Few => None,
+        _ => rest.split_once('/').map(|(next, _)| next),
+    }
+}
+
 /// The directory below `directory` that holds `after`, if that is one of its
 /// kind: those before it have been listed.
-fn after_in(directory: &str, after: Option<&ObjectName>) -> Option<String> {
-    let place = place(after?);
+fn after_in(layout: Layout, directory: &str, after: Option<&ObjectName>) -> Option<String> {
+    let place = place_of(layout, after?);
     let rest = place.directory.strip_prefix(directory)?.strip_prefix('/')?;
     Some(format!("{}/", rest.split('/').next()?))
 }

@@ -26,6 +26,12 @@ const SINGLE_SYNCS_MAX: usize = 4;
 /// Where one takes this long, threads for the others are worth their start.
 const SLOW_SYNC: Duration = Duration::from_micros(300);
 
+const CONTENT: SyncSite = SyncSite::SyncData;
+const NAME: SyncSite = SyncSite::SyncEntry;
+
+/// Objects synced at a time where no threads are needed for that.
+const TOGETHER_MAX: usize = 128;
+
 /// Objects synced at a time, each on a thread of its own.
 const SIDE_BY_SIDE_MAX: usize = 8;
 
@@ -87,7 +93,7 @@ impl Syncer {
             let mark = match self.open.known_mark(name) {
                 Some(mark) => mark,
                 None => {
-                    let path = dir_layout::place(name).path();
+                    let path = dir_layout::place(self.files.as_ref(), name).path();
                     self.files.stat(&path).map_err(|e| Error::from_io("sync", e).on(name))?;
                     self.open.mark(name)
                 }
@@ -110,18 +116,47 @@ impl Syncer {
         targets.iter().try_for_each(|target| target.mark.to_sync().map(|_| ()))
     }
 
+    /// All at once, and their names with them.
+    fn sync_together(&self, targets: &[Target]) -> Result<()> {
+        for part in targets.chunks(TOGETHER_MAX) {
+            let opened = part.iter().map(|target| self.open.get("sync", &target.name, Access::Write));
+            let opened = opened.collect::<Result<Vec<_>>>()?;
+            let wanted = part.iter().map(|target| match target.covered.name {
+                true => (NAME, true),
+                false => (CONTENT, false),
+            });
+            let files = opened.iter().zip(wanted).map(|(file, (site, name))| (&file.handle, site, name));
+            let results = self.files.sync_together(&files.collect::<Vec<_>>());
+            let mut failed = None;
+            for (Target { name, mark, .. }, result) in part.iter().zip(results) {
+                if let Err(source) = result {
+                    let error = sync_error(name, source);
+                    mark.fail(&error);
+                    failed.get_or_insert(error);
+                }
+            }
+            if let Some(error) = failed {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     fn sync_each(&self, targets: &[Target]) -> Result<()> {
+        if self.files.file_system().names_with_files {
+            return self.sync_together(targets);
+        }
         let each = Each::new(&self.files, &self.open, targets);
         if !each.run()? {
             return self.sync_whole(targets);
         }
         let mut done = BTreeSet::new();
         for Target { name, mark, .. } in targets.iter().filter(|target| target.covered.name) {
-            let place = dir_layout::place(name);
+            let place = dir_layout::place(self.files.as_ref(), name);
             if !done.insert(place.directory.clone()) {
                 continue;
             }
-            self.sync_directory(&place, SyncSite::SyncEntry).map_err(|source| {
+            self.sync_directory(&place, NAME).map_err(|source| {
                 let error = sync_error(name, source);
                 mark.fail(&error);
                 error
@@ -288,7 +323,7 @@ impl Each {
             self.needs_syncfs.store(true, Ordering::SeqCst);
             return Ok(());
         }
-        self.files.fdatasync(&file.handle, SyncSite::SyncData).map_err(|source| {
+        self.files.fdatasync(&file.handle, CONTENT).map_err(|source| {
             let error = sync_error(&target.name, source);
             target.mark.fail(&error);
             error

@@ -1,5 +1,5 @@
 //! Every system call of `dir` goes through `Files`, so that a test can put a
-//! model of a file system beneath it and crash that.
+//! model of a file system beneath it and crash that, and `gluster` a library.
 
 use std::fmt;
 use std::io;
@@ -16,7 +16,8 @@ use crate::sys;
 #[derive(Debug)]
 pub enum Handle {
     Fd(Arc<OwnedFd>),
-    /// Of a model.
+    Gluster(Arc<sys::gfapi::File>),
+    /// Of a model, or the inode of a directory that is not held open.
     Number(u64),
 }
 
@@ -24,7 +25,7 @@ impl Handle {
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Handle::Fd(fd) => Some(fd.as_fd()),
-            Handle::Number(_) => None,
+            Handle::Gluster(_) | Handle::Number(_) => None,
         }
     }
 
@@ -32,7 +33,7 @@ impl Handle {
     pub fn shared_fd(&self) -> Option<&Arc<OwnedFd>> {
         match self {
             Handle::Fd(fd) => Some(fd),
-            Handle::Number(_) => None,
+            Handle::Gluster(_) | Handle::Number(_) => None,
         }
     }
 
@@ -66,6 +67,31 @@ pub struct FileSystem {
     pub syncfs: bool,
     /// It also leaves nothing of them in the disk's own cache.
     pub syncfs_flushes: bool,
+    /// A write that finds no room may mean earlier ones, which no sync tells.
+    pub tells_late: bool,
+    /// `fsync` of a file makes its name durable too; of a directory it does
+    /// nothing.
+    pub names_with_files: bool,
+    pub layout: Layout,
+}
+
+/// Which directories there are (`dir_layout`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// 256 of blocks and of pages; those of a volume are made when needed.
+    Wide,
+    /// 16 of each kind, and none is made later.
+    Few,
+}
+
+impl Layout {
+    /// Of the names of directories that are there from the beginning.
+    pub(super) fn digits(self) -> usize {
+        match self {
+            Layout::Wide => 2,
+            Layout::Few => 1,
+        }
+    }
 }
 
 /// Why something is made durable: one word per call site, so that a test can
@@ -142,6 +168,15 @@ pub trait Files: fmt::Debug + Send + Sync {
 
     fn fsync(&self, file: &Handle, site: SyncSite) -> io::Result<()>;
     fn fdatasync(&self, file: &Handle, site: SyncSite) -> io::Result<()>;
+    /// `fdatasync` of many files, or `fsync` of those whose name is meant too;
+    /// with what became of each, in their order. For `names_with_files`.
+    fn sync_together(&self, files: &[(&Handle, SyncSite, bool)]) -> Vec<io::Result<()>> {
+        let sync = |(file, site, with_name): &(&Handle, SyncSite, bool)| match with_name {
+            true => self.fsync(file, *site),
+            false => self.fdatasync(file, *site),
+        };
+        files.iter().map(sync).collect()
+    }
     /// Of the whole file system; `file` says which, and remembers which
     /// errors it has reported.
     fn syncfs(&self, file: &Handle, site: SyncSite) -> io::Result<()>;
@@ -162,12 +197,20 @@ const LOCAL: [u64; 8] = [
 const EXT: u64 = 0xef53;
 const XFS: u64 = 0x5846_5342;
 const BTRFS: u64 = 0x9123_683e;
+/// GlusterFS among others, which copies on one of its bricks only and says that
+/// all is well (seen with 10.3).
+const FUSE: u64 = 0x6573_5546;
+
+/// How often a directory that is stale is looked into again.
+const STALE_TRIES: u32 = 10;
 
 /// The system calls of this host.
 #[derive(Debug)]
 pub struct RealFiles {
     root: OwnedFd,
     file_system: FileSystem,
+    /// `copy_file_range` does what it says.
+    copies: bool,
 }
 
 impl RealFiles {
@@ -175,15 +218,51 @@ impl RealFiles {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = fs::openat(fs::CWD, root, flags, Mode::empty())?;
         let kind = fs::fstatfs(&root)?.f_type as u64 & 0xffff_ffff;
+        let local = LOCAL.contains(&kind);
         let file_system = FileSystem {
-            local: LOCAL.contains(&kind),
+            local,
+            tells_late: !local,
+            names_with_files: false,
+            layout: Layout::Wide,
             syncfs: [EXT, XFS, BTRFS].contains(&kind),
             // XFS flushes the disk's cache along with its own log, and leaves it alone
             // when nothing is new there: data may have been written in place since.
             // Seen on Linux 6.18 after 268 of 300 direct writes; `fdatasync` flushes.
             syncfs_flushes: kind != XFS,
         };
-        Ok(RealFiles { root, file_system })
+        Ok(RealFiles { root, file_system, copies: kind != FUSE })
+    }
+
+    fn read_dir_once(&self, path: &str) -> io::Result<Vec<DirEntry>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = retry(|| fs::openat(&self.root, at(path), flags, Mode::empty()))?;
+        let mut entries = Vec::new();
+        for entry in fs::Dir::new(directory)? {
+            let entry = entry?;
+            // What is not text is not ours.
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if name == "." || name == ".." {
+                continue;
+            }
+            let is_dir = match entry.file_type() {
+                FileType::Unknown => {
+                    let path = format!("{}/{name}", at(path));
+                    let stat = fs::statat(&self.root, path.as_str(), AtFlags::SYMLINK_NOFOLLOW);
+                    stat.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory)
+                }
+                kind => kind == FileType::Directory,
+            };
+            entries.push(DirEntry { name: name.to_owned(), is_dir });
+        }
+        Ok(entries)
+    }
+
+    /// With the directories of another kind of store.
+    #[cfg(feature = "testkit")]
+    #[must_use]
+    pub fn with_layout(mut self, layout: Layout) -> RealFiles {
+        self.file_system.layout = layout;
+        self
     }
 }
 
@@ -301,6 +380,9 @@ impl Files for RealFiles {
         offset_bytes: u64,
         bytes: u64,
     ) -> io::Result<u64> {
+        if !self.copies {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
         let (from, to) = (fd(from)?, fd(to)?);
         let length = usize::try_from(bytes).unwrap_or(usize::MAX);
         retry(|| {
@@ -351,27 +433,14 @@ impl Files for RealFiles {
     }
 
     fn read_dir(&self, path: &str) -> io::Result<Vec<DirEntry>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = retry(|| fs::openat(&self.root, at(path), flags, Mode::empty()))?;
-        let mut entries = Vec::new();
-        for entry in fs::Dir::new(directory)? {
-            let entry = entry?;
-            // What is not text is not ours.
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            if name == "." || name == ".." {
-                continue;
+        for _ in 1..STALE_TRIES {
+            match self.read_dir_once(path) {
+                // Another client of NFS has removed it meanwhile, or made it anew.
+                Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {}
+                other => return other,
             }
-            let is_dir = match entry.file_type() {
-                FileType::Unknown => {
-                    let path = format!("{}/{name}", at(path));
-                    let stat = fs::statat(&self.root, path.as_str(), AtFlags::SYMLINK_NOFOLLOW);
-                    stat.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory)
-                }
-                kind => kind == FileType::Directory,
-            };
-            entries.push(DirEntry { name: name.to_owned(), is_dir });
         }
-        Ok(entries)
+        self.read_dir_once(path)
     }
 
     fn stat(&self, path: &str) -> io::Result<FileStat> {

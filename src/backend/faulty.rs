@@ -429,6 +429,10 @@ impl Backend for Faulty {
         self.inner.forget_synced(names);
     }
 
+    fn forget_seen(&self) {
+        self.inner.forget_seen();
+    }
+
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.change(Method::Delete, 0, &[name], |inner| inner.delete(name), || {
             let name = name.clone();

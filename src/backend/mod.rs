@@ -41,13 +41,22 @@ mod dir_layout;
 mod dir_made;
 mod dir_sync;
 pub mod dir_sys;
+pub mod gluster;
+mod gluster_data;
+mod gluster_files;
 pub mod memory;
+pub mod missing;
 pub mod order;
 pub mod rados;
 mod rados_data;
 mod rados_lock;
 mod rados_names;
 pub mod remembering;
+pub mod s3;
+mod s3_answer;
+mod s3_data;
+mod s3_sign;
+mod s3_wire;
 pub mod window;
 #[cfg(feature = "testkit")]
 pub mod conformance;
@@ -57,6 +66,8 @@ mod conformance_data;
 pub mod faulty;
 #[cfg(feature = "testkit")]
 mod faulty_data;
+#[cfg(feature = "testkit")]
+pub mod only;
 #[cfg(feature = "testkit")]
 pub mod recording;
 
@@ -154,6 +165,12 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// next `sync` or `sync_content` of each covers what anybody wrote.
     fn forget_synced(&self, names: &[ObjectName]);
 
+    /// Another client may have written to any object since it was last read
+    /// here: what is read from now on is what is there, as long as nobody else
+    /// writes. For whoever opens a volume. To be passed on by what stands
+    /// before another backend; nothing to do where each read asks the store.
+    fn forget_seen(&self) {}
+
     /// Removes an object. Durable whenever the place gets to it: a deleted
     /// object may be back after a crash. Error: `NotFound`.
     fn delete(&self, name: &ObjectName) -> Result<()>;
@@ -169,9 +186,10 @@ pub trait Backend: fmt::Debug + Send + Sync {
         Ok(Some((offset_bytes, u64::MAX)))
     }
 
-    /// Up to `count_max` names that begin with `prefix` (one of
-    /// `name::prefix`) and come after `after`, in byte order of their text.
-    /// Files and objects that are not ours are passed over.
+    /// The first `count_max` names that begin with `prefix` (one of
+    /// `name::prefix`) and come after `after`, which need not exist, in byte
+    /// order of their text; fewer only if there are no more. Files and objects
+    /// that are not ours are passed over.
     fn list(
         &self,
         prefix: &str,
@@ -200,6 +218,12 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Errors: `Invalid` where `Capabilities::cuts_off` is false; `Denied`.
     fn cut_off(&self, name: &ObjectName) -> Result<()> {
         Err(Error::new(ErrorKind::Invalid, "cut off the holder").on(name))
+    }
+
+    /// Carries out jobs that read and create here, one by one or several at a
+    /// time; they may go on when this returns.
+    fn carry_out(&self, jobs: Vec<Box<dyn FnOnce() + Send>>) {
+        jobs.into_iter().for_each(|job| job());
     }
 
     /// The native way for guest data, if there is one.

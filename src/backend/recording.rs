@@ -219,6 +219,10 @@ impl Backend for Recording {
         self.inner.forget_synced(names);
     }
 
+    fn forget_seen(&self) {
+        self.inner.forget_seen();
+    }
+
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.recorded(Op::Delete { name: name.clone() }, |inner| inner.delete(name))
     }

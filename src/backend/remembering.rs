@@ -117,6 +117,10 @@ impl Backend for Remembering {
         self.inner.forget_synced(names);
     }
 
+    fn forget_seen(&self) {
+        self.inner.forget_seen();
+    }
+
     fn delete(&self, name: &ObjectName) -> Result<()> {
         self.forget(name);
         self.inner.delete(name)

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use super::handle::{check_flags, Handle, Info};
 use super::{mode_of, DIRECT, FORCE_SHARE, INACTIVE, NO_FLUSH, READ_ONLY};
-use crate::catalog::{clone, volume as names};
+use crate::catalog::{clone, moved, volume as names};
 use crate::config;
+use crate::control::Held;
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{Device, DeviceOptions};
+use crate::io::DeviceOptions;
 use crate::name::{SnapshotName, VolumeName};
 use crate::store::open::open_store;
 use crate::store::Store;
@@ -76,7 +77,8 @@ pub fn open(options: &Options, flags: u32) -> Result<Handle> {
     let parsed = parse(options, OPEN_OPTIONS)?;
     let volume = parsed.volume()?;
     let snapshot = parsed.snapshot.as_deref().map(SnapshotName::new).transpose()?;
-    let store = parsed.store(flags & DIRECT != 0, false)?;
+    let config = parsed.config.as_deref().map(Path::new);
+    let store = moved::find(config, parsed.store.as_deref(), &volume, flags & DIRECT != 0)?;
     let read_only = flags & READ_ONLY != 0 || snapshot.is_some();
     let active = if read_only { Mode::ReadOnly } else { Mode::Writable };
     let mode = if flags & INACTIVE != 0 { Mode::Inactive } else { active };
@@ -87,8 +89,8 @@ pub fn open(options: &Options, flags: u32) -> Result<Handle> {
         ..OpenOptions::default()
     };
     let no_flush = flags & NO_FLUSH != 0;
-    let device = Device::open(store, DeviceOptions { volume, snapshot, open, active, no_flush })?;
-    Ok(Handle { device })
+    let held = Held::open(store, DeviceOptions { volume, snapshot, open, active, no_flush })?;
+    Ok(Handle { held })
 }
 
 pub fn create(options: &Options, size_bytes: u64) -> Result<()> {
@@ -161,15 +163,15 @@ pub fn remove(options: &Options) -> Result<()> {
 }
 
 pub fn info(handle: &Handle) -> Result<Info> {
-    let volume = handle.device.volume();
+    let volume = handle.device().volume();
     let usage = quick_usage(&volume);
-    let alignment = handle.device.alignment_bytes() as u32;
+    let alignment = handle.device().alignment_bytes() as u32;
     Ok(Info {
-        size_bytes: handle.device.size_bytes(),
+        size_bytes: handle.device().size_bytes(),
         block_bytes: volume.block_bytes,
         own_bytes: usage.0,
         shared_bytes: usage.1,
-        request_alignment_bytes: request_alignment_bytes(handle.device.size_bytes(), alignment),
+        request_alignment_bytes: request_alignment_bytes(handle.device().size_bytes(), alignment),
         memory_alignment_bytes: alignment.max(1),
         volume_id: volume.id.to_bytes(),
         read_only: u8::from(volume.mode() == Mode::ReadOnly),
@@ -203,6 +205,6 @@ fn quick_usage(volume: &Volume) -> (u64, u64) {
 }
 
 pub fn status(handle: &Handle, offset_bytes: u64, bytes: u64) -> Result<(i32, u64)> {
-    let (status, length) = handle.device.block_status(offset_bytes, bytes)?;
+    let (status, length) = handle.device().block_status(offset_bytes, bytes)?;
     Ok((if status == Status::Data { 1 } else { 2 }, length))
 }

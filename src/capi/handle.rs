@@ -6,6 +6,7 @@ use std::ffi::{c_char, c_int, c_void, CStr};
 
 use libc::iovec;
 
+use crate::control::Held;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::Device;
 use crate::name::SnapshotName;
@@ -15,7 +16,13 @@ use crate::volume::Listed;
 /// `archipelago_volume`.
 #[derive(Debug)]
 pub struct Handle {
-    pub device: Device,
+    pub held: Held,
+}
+
+impl Handle {
+    pub fn device(&self) -> &Device {
+        self.held.device()
+    }
 }
 
 /// `archipelago_callback`.

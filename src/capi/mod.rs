@@ -82,7 +82,7 @@ pub unsafe extern "C" fn archipelago_close(volume: *mut Handle) {
     // SAFETY: the caller's promise: this is the box made by open, and the
     // last use of it.
     let handle = unsafe { Box::from_raw(volume) };
-    let closed = guard(|| handle.device.close());
+    let closed = guard(|| handle.held.close());
     if let Err(error) = closed {
         ::log::error!("close: {}", error.full());
     }
@@ -139,7 +139,7 @@ pub unsafe extern "C" fn archipelago_remove(
 #[no_mangle]
 pub unsafe extern "C" fn archipelago_size(volume: *mut Handle) -> u64 {
     // SAFETY: the caller's promise.
-    unsafe { &*volume }.device.size_bytes()
+    unsafe { &*volume }.device().size_bytes()
 }
 
 /// See the header.
@@ -176,10 +176,10 @@ unsafe fn submit(
     let opaque = Opaque(opaque);
     match request() {
         Ok(request) => {
-            handle.device.submit(request, Box::new(move |result| complete(callback, opaque, result)))
+            handle.device().submit(request, Box::new(move |result| complete(callback, opaque, result)))
         }
         Err(error) => {
-            handle.device.fail_later(error, Box::new(move |result| complete(callback, opaque, result)))
+            handle.device().fail_later(error, Box::new(move |result| complete(callback, opaque, result)))
         }
     }
 }
@@ -319,7 +319,7 @@ pub unsafe extern "C" fn archipelago_try_read(
         // SAFETY: the caller's promise about `iov`.
         let buf = unsafe { buffers(iov, iovcnt) }?;
         // SAFETY: the caller's promise about `volume`.
-        match unsafe { &*volume }.device.try_read(offset, &buf) {
+        match unsafe { &*volume }.device().try_read(offset, &buf) {
             Some(result) => result,
             None => Err(Error::new(ErrorKind::Unavailable, "read without waiting")),
         }
@@ -396,7 +396,7 @@ macro_rules! with_name {
                 // SAFETY: the caller's promise about `name`.
                 let name = unsafe { handle::snapshot_name(name) }?;
                 // SAFETY: the caller's promise about `volume`.
-                unsafe { &*volume }.device.$call(&name)
+                unsafe { &*volume }.device().$call(&name)
             });
             // SAFETY: the caller's promise about `error`.
             unsafe { report_write(result, error, error_bytes) }
@@ -428,7 +428,7 @@ pub unsafe extern "C" fn archipelago_snapshot_list(
     let mut count = 0;
     let result = guard(|| {
         // SAFETY: the caller's promise about `volume`.
-        let listed = unsafe { &*volume }.device.snapshots()?;
+        let listed = unsafe { &*volume }.device().snapshots()?;
         for (at, snapshot) in listed.iter().enumerate().take(count_max) {
             // SAFETY: `list` has room for count_max entries and at is below.
             unsafe { list.add(at).write(handle::Snapshot::of(snapshot)) };
@@ -455,7 +455,7 @@ pub unsafe extern "C" fn archipelago_inactivate(
     error_bytes: usize,
 ) -> c_int {
     // SAFETY: the caller's promises.
-    unsafe { report(guard(|| (*volume).device.inactivate()), error, error_bytes) }
+    unsafe { report(guard(|| (*volume).held.inactivate()), error, error_bytes) }
 }
 
 /// See the header.
@@ -470,7 +470,7 @@ pub unsafe extern "C" fn archipelago_activate(
     error_bytes: usize,
 ) -> c_int {
     // SAFETY: the caller's promises.
-    unsafe { report(guard(|| (*volume).device.activate()), error, error_bytes) }
+    unsafe { report(guard(|| (*volume).held.activate()), error, error_bytes) }
 }
 
 /// See the header.
@@ -486,10 +486,10 @@ pub unsafe extern "C" fn archipelago_set_read_only(
     error_bytes: usize,
 ) -> c_int {
     // SAFETY: the caller's promises.
-    unsafe { report_write(guard(|| (*volume).device.set_read_only(read_only != 0)), error, error_bytes) }
+    unsafe { report_write(guard(|| (*volume).held.set_read_only(read_only != 0)), error, error_bytes) }
 }
 
 /// Where an open handle stands.
 fn mode_of(handle: &Handle) -> Mode {
-    handle.device.volume().mode()
+    handle.device().volume().mode()
 }

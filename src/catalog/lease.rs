@@ -8,17 +8,20 @@
 //!   A free lock is proof, so nothing needs to be renewed.
 //! * Elsewhere the holder's identity is judged (see `identity`), and "not
 //!   known" means that the volume stays in use until the operator breaks the
-//!   lease. The holder renews, finds out that way that it was broken, and
-//!   stops by itself when it could not renew within the deadline.
+//!   lease. The holder renews, and finds out that way that it was broken; when
+//!   it could not renew within the deadline it acknowledges nothing until it can.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::identity::{utc_text, wall_s, Identity, Life};
+use super::identity::{utc_text, Identity, Life};
 use super::lease_format::{decode, Record, State};
-pub use super::lease_format::Holder;
+pub use super::lease_format::{Destination, Holder};
 use super::numbered::{Family, Outcome};
+pub use super::lease_moved::{complete_arrival, moved, moved_to};
+pub use super::lease_renew::Confirmation;
 use super::lease_renew::Renewal;
+use super::standby;
 use crate::backend::{Lock, LockMode};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -30,7 +33,7 @@ use crate::store::Store;
 const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// See `Options::patience`.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a lease is taken.
 #[derive(Clone, Debug)]
@@ -45,6 +48,12 @@ pub struct Options {
     /// How long the lock of a holder that has ended is waited for: what it had
     /// asked of the disk is not done yet.
     pub patience: Duration,
+    /// The volume comes from this store; it may have been here before.
+    pub arrives: Option<Destination>,
+    /// It does not matter that it is in another store.
+    pub removes: bool,
+    /// From here on it is no standby any more.
+    pub promotes: bool,
 }
 
 impl Default for Options {
@@ -55,6 +64,9 @@ impl Default for Options {
             renew_every: Duration::from_secs(5),
             deadline: Duration::from_secs(20),
             patience: PATIENCE,
+            arrives: None,
+            removes: false,
+            promotes: false,
         }
     }
 }
@@ -76,6 +88,13 @@ pub enum LeaseState {
     /// be taken.
     Held { holder: Holder, number: u64, life: Life },
     Broken { by: String, holder: Holder },
+    /// The volume is in another store.
+    Moved(Destination),
+    /// Somebody moves it here, or died while doing so. Whether it is in that
+    /// store is told there.
+    Arriving { from: Destination, holder: Holder, life: Life },
+    /// A copy that follows the volume in that store.
+    Standby(Destination),
 }
 
 /// A held lease. Dropping it gives it back uncleanly; `release` can do better.
@@ -85,6 +104,9 @@ pub struct Lease {
     volume_name: String,
     holder: Holder,
     renewal: Arc<Renewal>,
+    renew_every: Duration,
+    /// While the volume is in that store still.
+    arrives: Option<Destination>,
     /// Where the store fences.
     lock: Option<Lock>,
     given_back: bool,
@@ -116,32 +138,42 @@ pub fn take(store: &Store, volume: Id, volume_name: &str, options: &Options) -> 
         false => None,
     };
     let found = latest(store, volume)?;
-    if let (None, Some(Record { state: State::Held, holder, .. })) = (&lock, &found) {
+    if let (None, Some(Record { state: State::Held | State::Arriving(_), holder, .. })) = (&lock, &found) {
         let life = options.identity.judge(&holder.process);
         if life != Life::Dead {
             return Err(busy(volume_name, holder, life));
         }
     }
-    let holder = Holder {
-        id: clock::random_id()?,
-        process: options.identity.clone(),
-        since_s: wall_s(),
-        socket: options.socket.clone(),
-    };
+    if let Some(to) = found.as_ref().and_then(Record::elsewhere) {
+        if options.arrives.is_none() && !options.removes {
+            return Err(moved(store, volume_name, to));
+        }
+    }
+    if let Some(Record { state: State::Standby(of), .. }) = &found {
+        if options.arrives.is_none() && !options.removes && !options.promotes {
+            return Err(standby::refused(store, volume_name, of));
+        }
+    }
+    let socket = options.socket.clone();
+    let holder = Holder::new(&options.identity, socket)?;
     let number = found.as_ref().map_or(0, |record| record.number) + 1;
     let taken = describe(found);
     let asked_at = clock::now();
-    if !create(store, volume, number, State::Held, &holder)? {
+    let state = options.arrives.clone().map_or(State::Held, State::Arriving);
+    if !create(store, volume, number, state.clone(), &holder)? {
         return Err(lost(store, volume, volume_name));
     }
     remove_below(store, volume, number);
-    let renewal = Renewal::new(store.clone(), volume, holder.clone(), number, asked_at, options.deadline);
+    let (own, who, deadline) = (store.clone(), holder.clone(), options.deadline);
+    let renewal = Renewal::new(own, volume, who, number, asked_at, deadline, state);
     let lease = Lease {
         store: store.clone(),
         volume,
         volume_name: volume_name.to_owned(),
         holder,
         renewal: Arc::new(renewal),
+        renew_every: options.renew_every,
+        arrives: options.arrives.clone(),
         lock,
         given_back: false,
     };
@@ -155,7 +187,7 @@ fn describe(found: Option<Record>) -> Taken {
     match found {
         None => Taken { clean: true, previous: None },
         Some(record) => Taken {
-            clean: record.state == State::Released { clean: true },
+            clean: matches!(record.state, State::Released { clean: true } | State::Moved(_)),
             previous: Some(record.holder),
         },
     }
@@ -172,14 +204,19 @@ fn lost(store: &Store, volume: Id, volume_name: &str) -> Error {
 }
 
 impl Lease {
-    /// Cheap: to be asked at the end of each flush. Errors: `Fenced` when the
-    /// lease was taken away, `Unavailable` when it was not confirmed within
-    /// its deadline; no write may be acknowledged then.
+    /// Cheap: asked at the end of each flush. Errors: `Fenced` when the lease was
+    /// taken away, `Unavailable` when it was not confirmed within its deadline;
+    /// nothing may be acknowledged then.
     pub fn confirm(&self) -> Result<()> {
         if self.lock.is_some() {
             return Ok(());
         }
         self.renewal.confirm(&self.volume_name)
+    }
+
+    /// For whoever has to wait until `confirm` says yes.
+    pub fn confirmation(&self) -> Confirmation {
+        Confirmation::new(self.lock.is_none().then_some(&self.renewal), &self.volume_name)
     }
 
     /// Looks whether this is the last lease still. Whoever was away while it
@@ -190,7 +227,7 @@ impl Lease {
             return Ok(());
         }
         match latest(&self.store, self.volume)? {
-            Some(last) if last.holder.id == self.holder.id && last.state == State::Held => Ok(()),
+            Some(last) if last.holder.id == self.holder.id && last.state.is_held() => Ok(()),
             _ => Err(Error::sentence(
                 ErrorKind::Fenced,
                 format!("the lease of volume '{}' was taken away while it was opened", self.volume_name),
@@ -217,15 +254,10 @@ impl Lease {
             self.renewal.confirm(&self.volume_name)?;
         }
         let number = self.renewal.number() + 1;
-        let released = create(&self.store, self.volume, number, State::Released { clean }, &self.holder);
-        let result = match released {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::sentence(
-                ErrorKind::Fenced,
-                format!("the lease of volume '{}' was taken over before it was given back", self.volume_name),
-            )),
-            Err(error) => Err(error),
-        };
+        // What has not arrived is where it was.
+        let state = self.arrives.take().map_or(State::Released { clean }, State::Moved);
+        let released = create(&self.store, self.volume, number, state, &self.holder);
+        let result = released.and_then(|won| if won { Ok(()) } else { Err(self.taken_over()) });
         if result.is_ok() {
             remove_below(&self.store, self.volume, number);
         }
@@ -233,13 +265,60 @@ impl Lease {
         result
     }
 
+    fn taken_over(&self) -> Error {
+        let sentence =
+            format!("the lease of volume '{}' was taken over before it was given back", self.volume_name);
+        Error::sentence(ErrorKind::Fenced, sentence)
+    }
+
+    /// The volume is here now: its lease in the store that it comes from says
+    /// so. Whatever comes of this, that is so.
+    pub fn settle_in(&mut self) -> Result<()> {
+        self.arrives = None;
+        self.renewal.stop();
+        let changed = self.renewal.change(State::Held);
+        if self.lock.is_none() {
+            Renewal::resume(&self.renewal, self.renew_every)?;
+        }
+        match changed {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.taken_over()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends the lease for good: from here on the volume is in another store,
+    /// for everybody. After `NoSpace` or `Unavailable` it is held as before;
+    /// after any other error nobody knows where the volume is, and this
+    /// holder must do nothing more to it.
+    pub fn move_away(&mut self, to: &Destination) -> Result<()> {
+        self.confirm()?;
+        self.renewal.stop();
+        let number = self.renewal.number() + 1;
+        let state = State::Moved(to.clone());
+        match create(&self.store, self.volume, number, state, &self.holder) {
+            Ok(true) => {}
+            Ok(false) => return Err(self.taken_over()),
+            Err(_) if is_last(&self.store, self.volume, number, &self.holder) => {}
+            Err(error) => {
+                let is_here = matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Unavailable);
+                if is_here && self.lock.is_none() {
+                    Renewal::resume(&self.renewal, self.renew_every)?;
+                }
+                return Err(error);
+            }
+        }
+        self.given_back = true;
+        self.lock = None;
+        Ok(())
+    }
+
     /// Ends like a process that is killed: nothing is written.
-    #[cfg(any(test, feature = "testkit"))]
     pub fn abandon(self) {
         self.discard();
     }
 
-    fn discard(mut self) {
+    pub(super) fn discard(mut self) {
         self.given_back = true;
         self.renewal.stop();
     }
@@ -263,13 +342,18 @@ pub fn take_shared(store: &Store, volume: Id, volume_name: &str) -> Result<Share
         let lock = lock(store, volume, volume_name, LockMode::Shared, PATIENCE)?;
         return Ok(SharedLease { _lock: Some(lock) });
     }
-    if let Some(Record { state: State::Held, holder, .. }) = latest(store, volume)? {
+    if let Some(Record { state: State::Held | State::Arriving(_), holder, .. }) = latest(store, volume)? {
         let life = Identity::of_this_process().judge(&holder.process);
         if life != Life::Dead {
             return Err(busy(volume_name, &holder, life));
         }
     }
     Ok(SharedLease { _lock: None })
+}
+
+/// True if the last lease is of this number and holder.
+pub(super) fn is_last(store: &Store, volume: Id, number: u64, holder: &Holder) -> bool {
+    matches!(latest(store, volume), Ok(Some(last)) if last.number == number && last.holder.id == holder.id)
 }
 
 /// What the lease of a volume is now.
@@ -280,6 +364,12 @@ pub fn show(store: &Store, volume: Id) -> Result<LeaseState> {
     Ok(match record.state {
         State::Released { clean } => LeaseState::Free { clean },
         State::Broken { by } => LeaseState::Broken { by, holder: record.holder },
+        State::Moved(to) => LeaseState::Moved(to),
+        State::Standby(of) => LeaseState::Standby(of),
+        State::Arriving(from) => {
+            let life = life_of(store, volume, &record.holder)?;
+            LeaseState::Arriving { from, holder: record.holder, life }
+        }
         State::Held => {
             let life = life_of(store, volume, &record.holder)?;
             LeaseState::Held { holder: record.holder, number: record.number, life }
@@ -287,7 +377,7 @@ pub fn show(store: &Store, volume: Id) -> Result<LeaseState> {
     })
 }
 
-fn life_of(store: &Store, volume: Id, holder: &Holder) -> Result<Life> {
+pub(super) fn life_of(store: &Store, volume: Id, holder: &Holder) -> Result<Life> {
     if !store.control().capabilities().fences {
         return Ok(Identity::of_this_process().judge(&holder.process));
     }
@@ -316,7 +406,7 @@ fn life_of_locker(store: &Store, holder: &Holder) -> Life {
 pub fn break_lease(store: &Store, volume: Id, volume_name: &str, by: &str) -> Result<()> {
     for _ in 0..LOCK_TRIES {
         let record = match latest(store, volume)? {
-            Some(record) if record.state == State::Held => record,
+            Some(record) if record.state.is_held() => record,
             _ => {
                 return Err(Error::sentence(
                     ErrorKind::Invalid,
@@ -346,44 +436,7 @@ pub fn break_lease(store: &Store, volume: Id, volume_name: &str, by: &str) -> Re
     ))
 }
 
-/// Keeps writers away from a volume that is being removed.
-pub(super) struct Hold {
-    store: Store,
-    volume: Id,
-    lease: Option<Lease>,
-    _lock: Option<Lock>,
-}
-
-/// Writes nothing where it can be helped: removing must work on a full store.
-/// Error: `Busy`, naming the holder.
-pub(super) fn hold_for_removal(store: &Store, volume: Id, volume_name: &str) -> Result<Hold> {
-    let mut hold = Hold { store: store.clone(), volume, lease: None, _lock: None };
-    if store.control().capabilities().fences {
-        hold._lock = Some(lock(store, volume, volume_name, LockMode::Exclusive, PATIENCE)?);
-        return Ok(hold);
-    }
-    match take(store, volume, volume_name, &Options::default()) {
-        Ok((lease, _)) => hold.lease = Some(lease),
-        // The lease is free, or `take` had said so: the room is short only
-        // for taking it.
-        Err(error) if error.is(ErrorKind::NoSpace) => {}
-        Err(error) => return Err(error),
-    }
-    Ok(hold)
-}
-
-impl Hold {
-    /// Forgets all leases of the volume, which is gone.
-    pub fn end(self) -> Result<()> {
-        if let Some(lease) = self.lease {
-            lease.discard();
-        }
-        let name = name_of(self.volume);
-        family(&self.store, self.volume, &name).remove_all()
-    }
-}
-
-fn lock(
+pub(super) fn lock(
     store: &Store,
     volume: Id,
     volume_name: &str,
@@ -415,7 +468,9 @@ fn lock(
 /// disk is done with what he had asked for, and a cluster until nobody has
 /// renewed it for a while, or until he is cut off.
 fn is_left_by_the_dead(store: &Store, volume: Id) -> Result<bool> {
-    let Some(Record { state: State::Held, holder, .. }) = latest(store, volume)? else { return Ok(false) };
+    let Some(Record { holder, .. }) = latest(store, volume)?.filter(|record| record.state.is_held()) else {
+        return Ok(false);
+    };
     if !Identity::of_this_process().sees_the_end_of(&holder.process) {
         return Ok(false);
     }
@@ -433,7 +488,7 @@ fn is_left_by_the_dead(store: &Store, volume: Id) -> Result<bool> {
 /// Why the lock is taken, as far as the lease tells.
 fn explain(store: &Store, volume: Id, volume_name: &str, mode: LockMode) -> Error {
     match latest(store, volume) {
-        Ok(Some(Record { state: State::Held, holder, .. })) => {
+        Ok(Some(Record { state: State::Held | State::Arriving(_), holder, .. })) => {
             let is_dead = is_left_by_the_dead(store, volume).unwrap_or(false);
             let life = if is_dead { Life::Dead } else { life_of_locker(store, &holder) };
             busy(volume_name, &holder, life)
@@ -446,7 +501,8 @@ fn explain(store: &Store, volume: Id, volume_name: &str, mode: LockMode) -> Erro
     }
 }
 
-fn in_use(volume_name: &str, holder: &Holder) -> String {
+/// Who has it, as a sentence begins.
+pub fn in_use(volume_name: &str, holder: &Holder) -> String {
     format!(
         "volume '{volume_name}' is in use by process {} ({}) on host {} since {}",
         holder.process.pid,
@@ -494,7 +550,12 @@ pub(super) fn remove_below(store: &Store, volume: Id, number: u64) {
     }
 }
 
-fn latest(store: &Store, volume: Id) -> Result<Option<Record>> {
+/// The number of the last lease: whoever opens a volume for writing makes another.
+pub fn last_number(store: &Store, volume: Id) -> Result<Option<u64>> {
+    Ok(latest(store, volume)?.map(|record| record.number))
+}
+
+pub(super) fn latest(store: &Store, volume: Id) -> Result<Option<Record>> {
     let name = name_of(volume);
     match family(store, volume, &name).latest()? {
         Some(found) => decode(&found.name, &found.data).map(Some),
@@ -502,10 +563,10 @@ fn latest(store: &Store, volume: Id) -> Result<Option<Record>> {
     }
 }
 
-fn name_of(volume: Id) -> impl Fn(u64) -> ObjectName {
+pub(super) fn name_of(volume: Id) -> impl Fn(u64) -> ObjectName {
     move |number| ObjectName::Lease { volume, number }
 }
 
-fn family<'a>(store: &'a Store, volume: Id, name: &'a dyn Fn(u64) -> ObjectName) -> Family<'a> {
+pub(super) fn family<'a>(store: &'a Store, volume: Id, name: &'a dyn Fn(u64) -> ObjectName) -> Family<'a> {
     Family { backend: store.control().as_ref(), prefix: prefix::leases_of(volume), name }
 }

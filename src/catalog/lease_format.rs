@@ -6,7 +6,10 @@
 //! offset  bytes  field
 //!      0     16  volume id, as in the name
 //!     16      8  number, as in the name
-//!     24      1  state: 1 held, 2 released, 3 released after a failure, 4 broken
+//!     24      1  state: 1 held, 2 released, 3 released after a failure, 4 broken,
+//!                5 moved: the volume is in another store, 6 arriving: held,
+//!                and the volume is in another store still, 7 standby: this is
+//!                a copy of what is in another store
 //!     25     16  holder id: random, one for each time a lease is taken
 //!     41      8  since, seconds since 1970
 //!     49      -  identity of the holder:
@@ -16,9 +19,12 @@
 //!                  -  host, boot id, program: three times u16 length, text
 //!      -      -  control socket, empty if none: u16 length, text
 //!      -      -  who broke it, empty unless broken: u16 length, text
+//!      -      -  if 5, 6 or 7: id of the other store, 16 bytes, its name:
+//!                u16 length, text
 //! ```
 
-use super::identity::Identity;
+use super::identity::{wall_s, Identity};
+use crate::clock;
 use crate::codec::{self, Kind, Reader, Writer};
 use crate::error::Result;
 use crate::name::{Id, ObjectName};
@@ -36,6 +42,20 @@ pub struct Holder {
     pub socket: Option<String>,
 }
 
+impl Holder {
+    pub fn new(who: &Identity, socket: Option<String>) -> Result<Holder> {
+        Ok(Holder { id: clock::random_id()?, process: who.clone(), since_s: wall_s(), socket })
+    }
+}
+
+/// Another store: that a volume was moved to, comes from or is a copy of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    pub store: Id,
+    /// How it is called by who moves the volume.
+    pub store_name: String,
+}
+
 /// What a lease object says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
@@ -43,6 +63,13 @@ pub enum State {
     /// Given back; `clean` if nothing is left to recover.
     Released { clean: bool },
     Broken { by: String },
+    /// The volume is in another store: what is left of it here is old.
+    Moved(Destination),
+    /// Held by who moves the volume here from that store. It is there until its
+    /// lease there is `Moved`.
+    Arriving(Destination),
+    /// What is here follows the volume in that store, until it is promoted.
+    Standby(Destination),
 }
 
 /// One lease object.
@@ -54,7 +81,22 @@ pub struct Record {
     pub holder: Holder,
 }
 
+impl State {
+    /// By somebody who may write.
+    pub fn is_held(&self) -> bool {
+        matches!(self, State::Held | State::Arriving(_))
+    }
+}
+
 impl Record {
+    /// The other store in which the volume is, as far as this tells.
+    pub fn elsewhere(&self) -> Option<&Destination> {
+        match &self.state {
+            State::Moved(other) | State::Arriving(other) => Some(other),
+            _ => None,
+        }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::with_capacity(512);
         out.id(self.volume);
@@ -64,6 +106,9 @@ impl Record {
             State::Released { clean: true } => 2,
             State::Released { clean: false } => 3,
             State::Broken { .. } => 4,
+            State::Moved(_) => 5,
+            State::Arriving(_) => 6,
+            State::Standby(_) => 7,
         });
         out.id(self.holder.id);
         out.u64(self.holder.since_s);
@@ -73,6 +118,10 @@ impl Record {
             State::Broken { by } => by,
             _ => "",
         });
+        if let State::Moved(other) | State::Arriving(other) | State::Standby(other) = &self.state {
+            out.id(other.store);
+            out.text(&other.store_name);
+        }
         codec::seal(KIND, &out.0)
     }
 }
@@ -98,10 +147,17 @@ pub fn decode(name: &ObjectName, data: &[u8]) -> Result<Record> {
         2 => State::Released { clean: true },
         3 => State::Released { clean: false },
         4 => State::Broken { by },
+        5 => State::Moved(read_store(&mut fields)?),
+        6 => State::Arriving(read_store(&mut fields)?),
+        7 => State::Standby(read_store(&mut fields)?),
         other => return Err(fields.damaged(format!("it is in state {other}, which there is none of"))),
     };
     fields.finish()?;
     Ok(Record { volume, number, state, holder: Holder { id, process, since_s, socket } })
+}
+
+fn read_store(fields: &mut Reader<'_>) -> Result<Destination> {
+    Ok(Destination { store: fields.id()?, store_name: fields.text()?.to_owned() })
 }
 
 pub(super) fn write_identity(out: &mut Writer, who: &Identity) {

@@ -1,6 +1,8 @@
 //! Renewal of a lease where the store does not fence: a thread creates the
-//! next number every few seconds. When that fails for as long as the deadline,
-//! or when the number is taken, the holder stops writing by itself.
+//! next number every few seconds. When that fails for as long as the deadline
+//! the holder acknowledges nothing until it works again: nobody takes over
+//! before the holder's death is certain, or an operator says so. When the number
+//! is taken it stops for good.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +16,9 @@ use crate::name::Id;
 use crate::store::Store;
 use crate::sync::{JoinHandle, Mutex};
 use crate::thread;
+
+/// Between two lines of the log about the same outage.
+const TELL_EVERY: Duration = Duration::from_secs(30);
 
 pub(super) struct Renewal {
     store: Store,
@@ -32,6 +37,10 @@ struct Progress {
     confirmed_at: Instant,
     fenced: bool,
     stop: bool,
+    /// Somebody waits for the next renewal.
+    is_awaited: bool,
+    /// What is written.
+    state: State,
 }
 
 impl Renewal {
@@ -42,13 +51,21 @@ impl Renewal {
         number: u64,
         confirmed_at: Instant,
         deadline: Duration,
+        state: State,
     ) -> Renewal {
         Renewal {
             store,
             volume,
             holder,
             deadline,
-            progress: Mutex::new(Progress { number, confirmed_at, fenced: false, stop: false }),
+            progress: Mutex::new(Progress {
+                number,
+                confirmed_at,
+                fenced: false,
+                stop: false,
+                is_awaited: false,
+                state,
+            }),
             wake: Signal::default(),
             thread: Mutex::new(None),
         }
@@ -63,19 +80,21 @@ impl Renewal {
     }
 
     fn run(&self, every: Duration) {
+        let _ended = Ended(self);
         let mut progress = self.progress.lock();
         loop {
             let until = clock::now() + every;
-            while !progress.stop && clock::now() < until {
+            while !progress.stop && !progress.is_awaited && clock::now() < until {
                 self.wake.wait_until(&mut progress, until);
             }
+            progress.is_awaited = false;
             if progress.stop || progress.fenced {
                 return;
             }
             let next = progress.number + 1;
-            let asked_at = clock::now();
+            let (asked_at, state) = (clock::now(), progress.state.clone());
             drop(progress);
-            let renewed = lease::create(&self.store, self.volume, next, State::Held, &self.holder);
+            let renewed = lease::create(&self.store, self.volume, next, state, &self.holder);
             progress = self.progress.lock();
             match renewed {
                 Ok(true) => {
@@ -88,6 +107,7 @@ impl Renewal {
                 Ok(false) => progress.fenced = true,
                 Err(error) => log::warn!("a lease could not be renewed: {}", error.full()),
             }
+            self.wake.notify_all();
         }
     }
 
@@ -103,29 +123,136 @@ impl Renewal {
         }
     }
 
+    /// Goes on after `stop`.
+    pub fn resume(this: &Arc<Renewal>, every: Duration) -> Result<()> {
+        this.progress.lock().stop = false;
+        Renewal::start(this, every)
+    }
+
+    /// Writes another state from here on, and at once. For whoever has called
+    /// `stop`.
+    pub fn change(&self, state: State) -> Result<bool> {
+        let next = {
+            let mut progress = self.progress.lock();
+            progress.state = state.clone();
+            progress.number + 1
+        };
+        let asked_at = clock::now();
+        let won = match lease::create(&self.store, self.volume, next, state, &self.holder) {
+            // It may be there all the same.
+            Err(error) if !lease::is_last(&self.store, self.volume, next, &self.holder) => return Err(error),
+            outcome => outcome.unwrap_or(true),
+        };
+        let mut progress = self.progress.lock();
+        if won {
+            (progress.number, progress.confirmed_at) = (next, asked_at);
+        } else {
+            progress.fenced = true;
+        }
+        Ok(won)
+    }
+
     pub fn number(&self) -> u64 {
         self.progress.lock().number
     }
 
+    /// Error: `Unavailable` also if it is merely late.
     pub fn confirm(&self, volume_name: &str) -> Result<()> {
-        let progress = self.progress.lock();
-        if progress.fenced {
-            return Err(Error::sentence(
-                ErrorKind::Fenced,
-                format!("the lease of volume '{volume_name}' was taken away: this holder must stop"),
-            ));
+        match self.standing(&self.progress.lock()) {
+            Standing::Confirmed => Ok(()),
+            Standing::Fenced => Err(fenced(volume_name)),
+            Standing::Late(age) => Err(late(volume_name, age)),
         }
+    }
+
+    /// Waits for the next renewal if the last one is too long ago. Error:
+    /// `Unavailable` if there will be none: the lease is being given back.
+    pub fn await_confirmed(&self, volume_name: &str) -> Result<()> {
+        let mut told_at = None;
+        let mut progress = self.progress.lock();
+        loop {
+            let age = match self.standing(&progress) {
+                Standing::Confirmed => return Ok(()),
+                Standing::Fenced => return Err(fenced(volume_name)),
+                Standing::Late(age) if progress.stop => return Err(late(volume_name, age)),
+                Standing::Late(age) => age,
+            };
+            let now = clock::now();
+            if told_at.is_none() {
+                // It may have been said long ago that it works again.
+                progress.is_awaited = true;
+                self.wake.notify_all();
+            }
+            if told_at.is_none_or(|at| now.saturating_duration_since(at) >= TELL_EVERY) {
+                told_at = Some(now);
+                log::warn!("{}; requests wait until it does", late(volume_name, age));
+            }
+            self.wake.wait_until(&mut progress, now + TELL_EVERY);
+        }
+    }
+
+    fn standing(&self, progress: &Progress) -> Standing {
         let age = clock::now().saturating_duration_since(progress.confirmed_at);
-        if age > self.deadline {
-            return Err(Error::sentence(
-                ErrorKind::Unavailable,
-                format!(
-                    "the lease of volume '{volume_name}' could not be renewed for {} s: \
-                     the store does not answer",
-                    age.as_secs()
-                ),
-            ));
+        match progress.fenced {
+            true => Standing::Fenced,
+            false if age > self.deadline => Standing::Late(age),
+            false => Standing::Confirmed,
         }
-        Ok(())
+    }
+}
+
+/// Asks whether a lease is held still, also while others use the lease.
+pub struct Confirmation {
+    /// None is needed where the store fences.
+    renewal: Option<Arc<Renewal>>,
+    volume_name: String,
+}
+
+impl std::fmt::Debug for Confirmation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Confirmation({:?})", self.volume_name)
+    }
+}
+
+impl Confirmation {
+    pub(super) fn new(renewal: Option<&Arc<Renewal>>, volume_name: &str) -> Confirmation {
+        Confirmation { renewal: renewal.map(Arc::clone), volume_name: volume_name.to_owned() }
+    }
+
+    /// Cheap, unless the lease was not renewed within its deadline: then this
+    /// waits until it is. Errors: `Fenced` when it was taken away; `Unavailable`
+    /// when it is being given back.
+    pub fn wait(&self) -> Result<()> {
+        self.renewal.as_ref().map_or(Ok(()), |renewal| renewal.await_confirmed(&self.volume_name))
+    }
+}
+
+enum Standing {
+    Confirmed,
+    /// The last renewal that worked is so long ago.
+    Late(Duration),
+    Fenced,
+}
+
+fn fenced(volume_name: &str) -> Error {
+    let sentence = format!("the lease of volume '{volume_name}' was taken away: this holder must stop");
+    Error::sentence(ErrorKind::Fenced, sentence)
+}
+
+fn late(volume_name: &str, age: Duration) -> Error {
+    let sentence = format!(
+        "the lease of volume '{volume_name}' could not be renewed for {} s: the store does not answer",
+        age.as_secs()
+    );
+    Error::sentence(ErrorKind::Unavailable, sentence)
+}
+
+/// Nobody waits for a thread that has ended, however it did.
+struct Ended<'a>(&'a Renewal);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.progress.lock().stop = true;
+        self.0.wake.notify_all();
     }
 }

@@ -8,7 +8,7 @@
 //!      0      8  number, as in the name
 //!      8      -  who maintains: an identity, as in a lease
 //!      -      8  since, seconds since 1970
-//!      -     16  random: tells this claim from any other
+//!      -     16  random: tells this claim from any other (0: it has ended)
 //! ```
 
 use super::identity::{utc_text, wall_s, Identity, Life};
@@ -48,6 +48,20 @@ impl Maintenance {
             ErrorKind::Fenced,
             format!("another maintenance of store '{}' has begun: this one stops", store.name),
         ))
+    }
+
+    /// Gives the right back although this process goes on to live: where the
+    /// store does not fence, others cannot tell otherwise.
+    pub fn end(self, store: &Store, holder: &Identity) -> Result<()> {
+        if self._lock.is_some() || last(store)? != self.generation {
+            return Ok(());
+        }
+        let next = self.generation + 1;
+        let data = encode_since(next, holder, wall_s(), Id::NONE);
+        if family(store).create(next, &data)? == Outcome::Won {
+            remove_below(store, next);
+        }
+        Ok(())
     }
 
     /// Begins a further generation in the same right: whoever looks at the
@@ -94,8 +108,8 @@ pub fn claim_next(store: &Store, holder: &Identity) -> Result<Maintenance> {
     if let (None, Some(found)) = (&lock, &found) {
         // Without fencing only a maintainer known to live is in the way. One
         // that went away is told by the number; it asks before it deletes.
-        let (who, since_s) = decode(&found.name, &found.data)?;
-        if holder.judge(&who) == Life::Alive && who != *holder {
+        let (who, since_s, ended) = decode(&found.name, &found.data)?;
+        if !ended && holder.judge(&who) == Life::Alive && who != *holder {
             return Err(busy(store, &who, since_s));
         }
     }
@@ -120,7 +134,7 @@ fn explain(store: &Store, error: Error) -> Error {
     }
     match family(store).latest() {
         Ok(Some(found)) => match decode(&found.name, &found.data) {
-            Ok((who, since_s)) => busy(store, &who, since_s),
+            Ok((who, since_s, _)) => busy(store, &who, since_s),
             Err(_) => error,
         },
         _ => error,
@@ -161,9 +175,9 @@ pub fn encoded(number: u64, holder: &Identity, since_s: u64, random: Id) -> Vec<
     encode_since(number, holder, since_s, random)
 }
 
-/// Who maintains, and since when. Errors: `Corrupt`; `Invalid` if it is newer
-/// than this program.
-pub fn decode(name: &ObjectName, data: &[u8]) -> Result<(Identity, u64)> {
+/// Who maintains, since when, and whether that has ended. Errors: `Corrupt`;
+/// `Invalid` if it is newer than this program.
+pub fn decode(name: &ObjectName, data: &[u8]) -> Result<(Identity, u64, bool)> {
     let mut fields = codec::open(KIND, name, data)?;
     let number = fields.u64()?;
     if *name != ObjectName::Maintenance(number) {
@@ -171,9 +185,9 @@ pub fn decode(name: &ObjectName, data: &[u8]) -> Result<(Identity, u64)> {
     }
     let who = read_identity(&mut fields)?;
     let since_s = fields.u64()?;
-    let _random = fields.id()?;
+    let ended = fields.id()? == Id::NONE;
     fields.finish()?;
-    Ok((who, since_s))
+    Ok((who, since_s, ended))
 }
 
 fn family(store: &Store) -> Family<'_> {

@@ -12,11 +12,15 @@ pub mod head;
 pub mod identity;
 pub mod lease;
 pub mod lease_format;
+mod lease_hold;
+mod lease_moved;
 mod lease_renew;
 pub mod maintenance;
+pub mod moved;
 mod numbered;
 pub mod scrub;
 pub mod snapshot;
+pub mod standby;
 pub mod volume;
 
 #[cfg(test)]

@@ -307,6 +307,24 @@ fn a_maintainer_that_was_overtaken_stops() {
     assert!(maintenance::claim_next(&store, &other).unwrap_err().is(ErrorKind::Busy));
 }
 
+/// Where the store does not fence, a maintainer whose process lives on would be
+/// in the way of all others for as long as it does.
+#[test]
+fn who_has_done_maintaining_is_in_nobodys_way() {
+    for store in [store(), unfenced()] {
+        let me = Identity::of_this_process();
+        let other = Identity { program: "other".into(), ..me.clone() };
+        maintenance::claim_next(&store, &me).unwrap().end(&store, &me).unwrap();
+        let second = maintenance::claim_next(&store, &other).unwrap();
+        // One that was overtaken ends nobody else's.
+        if !store.control().capabilities().fences {
+            let third = maintenance::claim_next(&store, &other).unwrap();
+            second.end(&store, &other).unwrap();
+            third.confirm(&store).unwrap();
+        }
+    }
+}
+
 #[test]
 fn an_epoch_is_young_until_the_second_gc_after_its_claim() {
     let store = store();

@@ -16,6 +16,7 @@
 use super::head::{self, Head, LogStart};
 use super::identity::{wall_s, Identity};
 use super::lease;
+use super::lease_hold;
 use super::numbered::delete_if_there;
 use super::snapshot::{self, Snapshot};
 use super::{epoch, maintenance, VOLUME_BYTES_MAX};
@@ -125,6 +126,19 @@ pub(super) fn publish(
     ))
 }
 
+/// Gives a volume that has come from another store its name. Error: `Exists`
+/// if another volume has it.
+pub fn arrive(store: &Store, name: &VolumeName, volume: Id) -> Result<()> {
+    match store.control().create(&ObjectName::Volume(name.clone()), &encode(name, volume)) {
+        Err(error) if leads_to(store, name, volume) => {
+            log::debug!("volume '{name}' has its name already: {}", error.full());
+            Ok(())
+        }
+        Err(error) if error.is(ErrorKind::Exists) => Err(taken(store, name)),
+        other => other,
+    }
+}
+
 fn leads_to(store: &Store, name: &VolumeName, volume: Id) -> bool {
     lookup(store, name).is_ok_and(|there| there == volume)
 }
@@ -220,8 +234,10 @@ pub fn rename(store: &Store, from: &VolumeName, to: &VolumeName) -> Result<()> {
     }
     // Whoever removes the volume meanwhile takes the head and looks for names
     // then: a name that came too late for that would lead nowhere.
+    // One that was moved to another store has none here either.
     let lags = store.control().capabilities().list_lag_s > 0;
-    if !lags && head::numbers(store, volume)?.is_empty() {
+    let may_lack = || -> Result<bool> { Ok(lags || lease::moved_to(store, volume)?.is_some()) };
+    if head::numbers(store, volume)?.is_empty() && !may_lack()? {
         delete_if_there(store.control().as_ref(), &object)?;
         return Err(Error::sentence(
             ErrorKind::NotFound,
@@ -265,7 +281,7 @@ pub fn remove(store: &Store, name: &VolumeName, with_snapshots: bool) -> Result<
     if !plan.snapshots.is_empty() && !with_snapshots {
         return Err(has_snapshots(name, &plan.snapshots));
     }
-    let hold = lease::hold_for_removal(store, volume, name.as_str())?;
+    let hold = lease_hold::hold_for_removal(store, volume, name.as_str())?;
     for snapshot in &plan.snapshots {
         ignore_missing(snapshot::remove(store, volume, &snapshot.name))?;
     }
@@ -284,7 +300,7 @@ pub fn remove(store: &Store, name: &VolumeName, with_snapshots: bool) -> Result<
 /// that no name leads to. False if a name does after all. Errors: `Busy`
 /// while somebody holds its lease.
 pub fn remove_unnamed(store: &Store, volume: Id) -> Result<bool> {
-    let hold = lease::hold_for_removal(store, volume, &volume.to_string())?;
+    let hold = lease_hold::hold_for_removal(store, volume, &volume.to_string())?;
     if list(store)?.iter().any(|(_, id)| *id == volume) {
         return Ok(false);
     }

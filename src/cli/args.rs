@@ -69,7 +69,17 @@ pub enum Verb {
         #[arg(value_name = "VOL[@SNAP]", value_parser = target)]
         target: Target,
     },
+    /// Show how a volume does that is in use, as the process says that holds it
+    ///
+    /// It is asked over its control socket, on this host only. Without a holder, or where
+    /// it cannot be asked, what the store tells is shown.
+    Status {
+        #[arg(value_name = "VOL", value_parser = volume)]
+        name: VolumeName,
+    },
     /// Remove volumes or snapshots; clones of them stay
+    ///
+    /// A snapshot of a volume that is in use is removed by the process that holds it.
     Rm {
         #[arg(value_name = "VOL[@SNAP]", value_parser = target, required = true)]
         targets: Vec<Target>,
@@ -87,6 +97,9 @@ pub enum Verb {
         to: VolumeName,
     },
     /// Change the size of a volume
+    ///
+    /// If it is in use, the process that holds it makes it larger (never smaller). A machine's
+    /// guest learns that when QEMU is told, over QMP: block_resize with the same size.
     Resize {
         #[arg(value_name = "VOL", value_parser = volume)]
         name: VolumeName,
@@ -99,11 +112,92 @@ pub enum Verb {
         #[command(flatten)]
         dry: Dry,
     },
+    /// Move a volume, or all of them, to another store
+    ///
+    /// Also while they are used: the process that holds a volume moves it, and its guest goes on.
+    /// Snapshots go with it and go on to share what they share; requests wait for a moment in the
+    /// end. If more is written than can be moved, writes are slowed down to half of what is. What
+    /// ends before that leaves the volume where it is, and what has been copied is not copied
+    /// again. The old name leads on to the new store, as long as both are configured; the space
+    /// there is given back by: archipelago gc.
+    Move {
+        /// VOL and STORE; with --all only STORE; with a word to a move that is going on, only VOL
+        #[arg(value_name = "VOL|STORE", required = true, num_args = 1..=2)]
+        words: Vec<String>,
+        /// Every volume of the store
+        #[arg(long)]
+        all: bool,
+        /// Copy no more than this each second, such as 50M
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        limit: Option<u64>,
+        /// Call back a move that is going on
+        #[arg(long, group = "word")]
+        cancel: bool,
+        /// Have it wait
+        #[arg(long, group = "word")]
+        pause: bool,
+        /// Have it go on
+        #[arg(long, group = "word")]
+        resume: bool,
+    },
+    /// Keep copies of a store's volumes in another store, as standbys
+    ///
+    /// Every snapshot and clone of SRC is in DST afterwards, under the same names and sharing
+    /// what they share, and each volume as it was when this began: a snapshot is taken for that,
+    /// by the process that holds the volume if there is one, and called archipelago-sync- and 32
+    /// digits. What DST has already is not copied again, also after a sync that was killed; what
+    /// is copied is compared with its checksum, if scrub has made one, and read again. Snapshots
+    /// that SRC has no more are removed from the standbys; all else in DST is left alone, and so
+    /// is a standby whose volume SRC has no more. While it copies, DST's gc has to wait.
+    ///
+    /// A standby is listed, and its snapshots can be read and cloned; it is opened for writing
+    /// after archipelago promote.
+    ///
+    /// Fail-over: archipelago --store DST promote --all, and start the machines on DST.
+    /// Fail-back, when SRC is there again: make sure that nothing uses SRC's volume; take it away
+    /// (archipelago --store SRC rm --snapshots VOL; a clone of one of its snapshots keeps what only
+    /// SRC has); archipelago sync DST SRC; then, with the machines running, archipelago --store DST
+    /// move VOL SRC. Let no gc of SRC run before that sync, and what is there is not copied again.
+    Sync {
+        #[arg(value_name = "SRC")]
+        from: String,
+        #[arg(value_name = "DST")]
+        to: String,
+        /// Go on doing it, whatever fails, until interrupted
+        #[arg(long)]
+        follow: bool,
+        /// With --follow, how often
+        #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
+        every: f64,
+        /// Copy no more than this each second, such as 50M
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        limit: Option<u64>,
+    },
+    /// Make a standby a volume that can be written to
+    ///
+    /// It has what the last sync brought that came to its end. The volume that it followed stays
+    /// as it is; from here on there are two, and no sync touches this one any more. If the other
+    /// store can be reached and its volume is in use there, that has to be meant: see --force. To
+    /// change over without a loss, move the volume to its standby instead: archipelago move.
+    Promote {
+        #[arg(value_name = "VOL", value_parser = volume)]
+        name: Option<VolumeName>,
+        /// Every standby of the store
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+        /// Also while the volume that it follows is in use
+        #[arg(long)]
+        force: bool,
+    },
     /// Take a snapshot
+    ///
+    /// If the volume is in use, the process that holds it takes the snapshot: it has what the
+    /// machine had written by then, as after a loss of power. Have the guest write out what it
+    /// keeps in memory first (fsfreeze, or QEMU's guest agent) if that is to be in it.
     Snapshot {
         #[arg(value_name = "VOL@SNAP", value_parser = target)]
         target: Target,
-        /// Take none; publish those of VOL that are pending after a crash
+        /// Take none; publish those of VOL that are pending, or wait until its holder has
         #[arg(long)]
         publish: bool,
     },
@@ -247,6 +341,13 @@ pub enum NewSize {
 
 fn size(text: &str) -> Result<u64, String> {
     parse_size(text).map_err(|error| error.to_string())
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("seconds are meant, from 0.1 to 86400".to_owned()),
+    }
 }
 
 fn new_size(text: &str) -> Result<NewSize, String> {

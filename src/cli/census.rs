@@ -64,6 +64,8 @@ pub struct SnapshotRow {
 pub struct Census {
     pub volumes: Vec<VolumeRow>,
     pub snapshots: Vec<SnapshotRow>,
+    /// Names of volumes that are in another store, and what that is called.
+    pub moved: Vec<(VolumeName, String)>,
     /// False: sizes are what blocks can take at most.
     pub is_exact: bool,
     /// What gc would give back; unknown if something cannot be read.
@@ -83,12 +85,17 @@ pub fn take(store: &Store, output: &Output, sizes: bool) -> Result<Census> {
     let mut census = Census {
         volumes: Vec::new(),
         snapshots: Vec::new(),
+        moved: Vec::new(),
         is_exact: true,
         reclaimable_bytes: None,
         uses: HashMap::new(),
     };
     for (at, (name, id)) in volumes.into_iter().enumerate() {
         progress.set(at as u64, total);
+        if let Some(other) = lease::moved_to(store, id)? {
+            census.moved.push((name, other.store_name));
+            continue;
+        }
         let Some(head) = latest_if_there(store, id)? else { continue };
         let root = census.volumes.len() as u32;
         let mut row = VolumeRow {

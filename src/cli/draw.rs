@@ -50,7 +50,7 @@ struct Run {
 }
 
 pub fn run(session: &Session, target: &Target) -> Result<()> {
-    let store = session.store(false)?.remembering_pages();
+    let store = session.store_of(&target.volume)?.remembering_pages();
     let volume = open(&store, target)?;
     let census = census::take(&store, &session.output, true)?;
     let runs = runs_of(&volume, &census)?;

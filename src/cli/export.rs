@@ -24,7 +24,7 @@ use crate::volume::{OpenOptions, Status, Volume};
 
 pub fn run(session: &Session, target: &Target, file: &Path, force: bool) -> Result<()> {
     signal::note_interrupts();
-    let store = session.store(false)?;
+    let store = session.store_of(&target.volume)?;
     let source = Source::open(&store, target)?;
     let volume = &source.volume;
     let mut progress = session.output.begin("exporting", volume.size_bytes(), Unit::Bytes);

@@ -34,6 +34,18 @@ group = \"kvm\"
 block_size = \"4M\"
 log_limit = \"256M\"
 .fi
+.TP
+.I /run/archipelago
+Sockets of the processes that hold volumes, by which
+.B status, snapshot, resize
+and
+.B rm
+reach them. Anybody may make files there (mode 1777). If it is missing and cannot be made:
+.IR $XDG_RUNTIME_DIR/archipelago .
+.I ARCHIPELAGO_RUN_DIR
+names another folder for a process. Root, the process's own user and members of the store's
+.B group
+are heard.
 ";
 
 pub fn completions(session: &Session, shell: clap_complete::Shell) -> Result<()> {

@@ -258,7 +258,7 @@ fn remove_all(store: &Store, part: &VolumeName) -> Result<()> {
     names::remove(store, part, false)?;
     gathered?;
     for name in objects.names {
-        if let Err(error) = store.blocks().delete(&name) {
+        if let Err(error) = store.place_of(&name).delete(&name) {
             log::debug!("left to gc: {}", error.full());
         }
     }

@@ -13,7 +13,7 @@ use crate::name::{SnapshotName, VolumeName};
 use crate::volume::Volume;
 
 pub fn run(session: &Session, target: &Target) -> Result<()> {
-    let store = session.store(false)?;
+    let store = session.store_of(&target.volume)?;
     names::lookup(&store, &target.volume)?;
     if let Some(snapshot) = &target.snapshot {
         // Says it, if it is missing or pending.

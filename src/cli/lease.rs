@@ -18,13 +18,13 @@ pub fn run(session: &Session, verb: LeaseVerb) -> Result<()> {
 }
 
 fn show(session: &Session, name: &VolumeName) -> Result<()> {
-    let store = session.store(false)?;
+    let store = session.store_of(name)?;
     let state = lease::show(&store, volume::lookup(&store, name)?)?;
     session.output.show(&json(&state), || text(name, &state))
 }
 
 fn break_lease(session: &Session, name: &VolumeName, dry_run: bool) -> Result<()> {
-    let store = session.store(false)?;
+    let store = session.store_of(name)?;
     let id = volume::lookup(&store, name)?;
     let state = lease::show(&store, id)?;
     if dry_run {
@@ -48,6 +48,16 @@ pub fn json(state: &LeaseState) -> Value {
         }),
         LeaseState::Broken { by, holder } => {
             json!({ "state": "broken", "by": by, "holder": holder_json(holder) })
+        }
+        LeaseState::Arriving { from, holder, life } => json!({
+            "state": "arriving", "store": from.store_name, "store_id": from.store.to_string(),
+            "life": life_text(*life), "holder": holder_json(holder)
+        }),
+        LeaseState::Moved(to) => {
+            json!({ "state": "moved", "store": to.store_name, "store_id": to.store.to_string() })
+        }
+        LeaseState::Standby(of) => {
+            json!({ "state": "standby", "store": of.store_name, "store_id": of.store.to_string() })
         }
     }
 }
@@ -82,6 +92,17 @@ fn text(name: &VolumeName, state: &LeaseState) -> String {
         LeaseState::Free { clean: false } => {
             format!("volume '{name}' is not in use; the next to open it recovers what was left")
         }
+        LeaseState::Moved(to) => format!("volume '{name}' was moved to store '{}'", to.store_name),
+        LeaseState::Standby(of) => format!(
+            "volume '{name}' is a standby of store '{}'; if that one is lost: archipelago promote {name}",
+            of.store_name
+        ),
+        LeaseState::Arriving { from, holder, life } => format!(
+            "volume '{name}' is on its way from store '{}'\nby {} ({})",
+            from.store_name,
+            who(holder),
+            life_text(*life)
+        ),
         LeaseState::Broken { by, holder } => {
             format!("volume '{name}' is not in use: its lease was broken by {by}\nbefore: {}", who(holder))
         }
@@ -119,6 +140,9 @@ pub fn short(state: &LeaseState) -> String {
         LeaseState::Free { clean: true } => String::new(),
         LeaseState::Free { clean: false } => "to be recovered".into(),
         LeaseState::Broken { .. } => "lease broken".into(),
+        LeaseState::Moved(to) => format!("moved to '{}'", to.store_name),
+        LeaseState::Standby(of) => format!("standby of '{}'", of.store_name),
+        LeaseState::Arriving { from, .. } => format!("on its way from '{}'", from.store_name),
         LeaseState::Held { life: Life::Dead, .. } => "crashed".into(),
         LeaseState::Held { holder, .. } => {
             let process = &holder.process;

@@ -34,6 +34,12 @@ fn text(census: &Census, quick: bool) -> String {
         row.push(state(volume));
         rows.push(row);
     }
+    for (name, store) in &census.moved {
+        let mut row = vec![String::new(); if quick { 3 } else { 6 }];
+        row[0] = name.to_string();
+        row.push(format!("in store '{store}'"));
+        rows.push(row);
+    }
     table(&rows, if quick { &[1, 2] } else { &[1, 2, 3, 4, 5] })
 }
 
@@ -96,6 +102,9 @@ fn json(census: &Census, store: &str, quick: bool) -> Value {
         "exact": census.is_exact,
         "reclaimable_bytes": census.reclaimable_bytes,
         "volumes": volumes,
+        "moved": census.moved.iter().map(|(name, store)| {
+            json!({ "name": name.as_str(), "store": store })
+        }).collect::<Vec<_>>(),
     })
 }
 

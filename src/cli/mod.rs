@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::catalog::moved;
 use crate::error::{Error, ErrorKind, Result};
+use crate::name::VolumeName;
 use crate::store::open::open_store;
 use crate::store::Store;
 use crate::sys::signal;
@@ -19,15 +21,19 @@ mod draw;
 mod exit;
 mod export;
 mod generate;
+mod held;
 mod import;
 mod info;
 mod lease;
 mod ls;
 mod maintain;
+mod moving;
 mod output;
 mod raw;
 mod scrub;
 mod snapshots;
+mod status;
+mod syncing;
 mod tree;
 mod volumes;
 
@@ -44,6 +50,12 @@ impl Session {
     /// The store that is meant. `create`: make the built-in default one.
     fn store(&self, create: bool) -> Result<Store> {
         open_store(self.common.store.as_deref(), self.common.config.as_deref(), false, create)
+    }
+
+    /// The store in which a volume is: the one that is meant, or where it was
+    /// moved to from there.
+    fn store_of(&self, volume: &VolumeName) -> Result<Store> {
+        moved::find(self.common.config.as_deref(), self.common.store.as_deref(), volume, false)
     }
 
     /// The same, past the page cache where the store can: what is read is what
@@ -86,6 +98,7 @@ fn run(session: &Session, verb: Verb) -> Result<u8> {
         Verb::Create { name, size, block_size } => done(volumes::create(session, &name, size, block_size)),
         Verb::Ls { tree, quick } => done(ls::run(session, tree, quick)),
         Verb::Info { target } => done(info::run(session, &target)),
+        Verb::Status { name } => done(status::run(session, &name)),
         Verb::Rm { targets, snapshots, dry } => done(volumes::rm(session, &targets, snapshots, dry.dry_run)),
         Verb::Rename { from, to } => done(volumes::rename(session, &from, &to)),
         Verb::Resize { name, size, shrink, dry } => {
@@ -102,6 +115,14 @@ fn run(session: &Session, verb: Verb) -> Result<u8> {
         Verb::Check => maintain::check(session),
         Verb::Scrub { status: true, .. } => done(scrub::status(session)),
         Verb::Scrub { restart, limit, .. } => scrub::run(session, restart, limit),
+        Verb::Move { words, all, limit, cancel, pause, resume } => {
+            done(moving::run(session, &moving::Wanted::new(words, all, limit, [cancel, pause, resume])))
+        }
+        Verb::Sync { from, to, follow, every, limit } => {
+            let every = follow.then(|| std::time::Duration::from_secs_f64(every));
+            done(syncing::run(session, &syncing::Wanted { from, to, every, limit }))
+        }
+        Verb::Promote { name, all, force } => done(syncing::promote(session, name.as_ref(), all, force)),
         Verb::Gc { dry } => done(maintain::gc(session, dry.dry_run)),
         Verb::Lease(verb) => done(lease::run(session, verb)),
         Verb::Bench { size, seconds } => done(bench::run(session, size, seconds)),

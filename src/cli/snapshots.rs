@@ -5,7 +5,7 @@ use serde_json::json;
 use super::args::Target;
 use super::busy::{explain, Wanted};
 use super::volumes::{check_there, look, writable};
-use super::Session;
+use super::{held, Session};
 use crate::catalog::volume as names;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{SnapshotName, VolumeName};
@@ -13,7 +13,7 @@ use crate::name::{SnapshotName, VolumeName};
 use crate::volume::{find_snapshot, Volume};
 
 pub fn snapshot(session: &Session, target: &Target, publish: bool) -> Result<()> {
-    let store = session.store(false)?;
+    let store = session.store_of(&target.volume)?;
     let volume = &target.volume;
     let name = match (&target.snapshot, publish) {
         (Some(name), false) => Some(name),
@@ -23,6 +23,9 @@ pub fn snapshot(session: &Session, target: &Target, publish: bool) -> Result<()>
     };
     if let Some(name) = name {
         look(&store, volume)?.check_free(name)?;
+    }
+    if let Some(holder) = held::reach(&store, volume, name.map(Wanted::Snapshot).as_ref())? {
+        return held::snapshot(session, holder, target);
     }
     let open = Volume::open(&store, volume, &writable(&store)).map_err(|error| match name {
         Some(name) => explain(error, volume, &Wanted::Snapshot(name)),
@@ -47,7 +50,7 @@ pub fn clone(
     name: &VolumeName,
     size_bytes: Option<u64>,
 ) -> Result<()> {
-    let store = session.store(false)?;
+    let store = session.store_of(volume)?;
     names::check_free(&store, name)?;
     let source = find_snapshot(&store, volume, names::lookup(&store, volume)?, snapshot)?;
     let id = names::clone(&store, &source, name, size_bytes)?;
@@ -62,7 +65,7 @@ pub fn rollback(
     (volume, snapshot): &(VolumeName, SnapshotName),
     dry_run: bool,
 ) -> Result<()> {
-    let store = session.store(false)?;
+    let store = session.store_of(volume)?;
     let value = json!({ "volume": volume.as_str(), "snapshot": snapshot.as_str(), "dry_run": dry_run });
     check_there(&store, volume, snapshot)?;
     if dry_run {

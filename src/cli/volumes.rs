@@ -7,9 +7,10 @@ use serde_json::json;
 use super::args::{NewSize, Target};
 use super::busy::{explain, Wanted};
 use super::output::size_text;
-use super::Session;
+use super::{held, Session};
 use crate::catalog::snapshot::Snapshot;
 use crate::catalog::{head, lease, snapshot, volume as names};
+use crate::control::words::What;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{Id, SnapshotName, VolumeName};
 use crate::store::open::init_store;
@@ -62,7 +63,7 @@ pub fn rename(session: &Session, from: &VolumeName, to: &VolumeName) -> Result<(
 }
 
 pub fn resize(session: &Session, name: &VolumeName, to: NewSize, shrink: bool, dry_run: bool) -> Result<()> {
-    let store = session.store(false)?;
+    let store = session.store_of(name)?;
     let now = look(&store, name)?;
     let before_bytes = now.size_bytes();
     let wanted = match to {
@@ -80,6 +81,10 @@ pub fn resize(session: &Session, name: &VolumeName, to: NewSize, shrink: bool, d
         return session.output.show(&value, || resize_text(name, before_bytes, size_bytes));
     }
     now.check_size(size_bytes, shrink)?;
+    if let Some(mut holder) = held::reach(&store, name, Some(&Wanted::Resize(size_bytes)))? {
+        holder.order(What::Grow { size_bytes })?;
+        return session.output.show(&value, || held::grown_text(name, size_bytes, &holder));
+    }
     let volume = Volume::open(&store, name, &writable(&store)).map_err(busy)?;
     let resized = volume.resize(size_bytes, shrink);
     let closed = volume.close();
@@ -103,7 +108,10 @@ pub fn rm(session: &Session, targets: &[Target], with_snapshots: bool, dry_run: 
     let (mut words, mut values) = (Vec::new(), Vec::new());
     for target in targets {
         let done = match &target.snapshot {
-            Some(name) => rm_snapshot(&store, &target.volume, name, dry_run),
+            Some(name) => {
+                let store = session.store_of(&target.volume)?;
+                rm_snapshot(&store, &target.volume, name, dry_run)
+            }
             None => rm_volume(&store, &target.volume, with_snapshots, dry_run),
         };
         // What is done already is said before what went wrong.
@@ -134,11 +142,7 @@ fn rm_snapshot(store: &Store, volume: &VolumeName, name: &SnapshotName, dry_run:
     };
     check_there(store, volume, name)?;
     if !dry_run {
-        let busy = |error| explain(error, volume, &Wanted::RemoveSnapshot(name));
-        let open = Volume::open(store, volume, &writable(store)).map_err(busy)?;
-        let removed = open.remove_snapshot(name);
-        let closed = open.close();
-        removed.and(closed)?;
+        remove_snapshot(store, volume, name)?;
     }
     let verb = if dry_run { "would be removed" } else { "is removed" };
     let text = format!("snapshot '{volume}@{name}' {verb}{}", stay_text(&clones));
@@ -148,9 +152,22 @@ fn rm_snapshot(store: &Store, volume: &VolumeName, name: &SnapshotName, dry_run:
     Ok((text, value))
 }
 
+fn remove_snapshot(store: &Store, volume: &VolumeName, name: &SnapshotName) -> Result<()> {
+    let wanted = Wanted::RemoveSnapshot(name);
+    if let Some(mut holder) = held::reach(store, volume, Some(&wanted))? {
+        return holder.order(What::RemoveSnapshot { name: name.clone() });
+    }
+    let busy = |error| explain(error, volume, &wanted);
+    let open = Volume::open(store, volume, &writable(store)).map_err(busy)?;
+    let removed = open.remove_snapshot(name);
+    let closed = open.close();
+    removed.and(closed)
+}
+
 fn rm_volume(store: &Store, name: &VolumeName, with_snapshots: bool, dry_run: bool) -> Result<Done> {
     let id = names::lookup(store, name)?;
     let clones = clones_of(store, |parent| parent.volume == id)?;
+    let moved = lease::moved_to(store, id)?;
     let busy = |error| match lease::show(store, id) {
         // Refused because of its snapshots: no machine is in the way.
         Ok(lease::LeaseState::Held { .. }) => explain(error, name, &Wanted::Remove),
@@ -172,7 +189,9 @@ fn rm_volume(store: &Store, name: &VolumeName, with_snapshots: bool, dry_run: bo
             text.push_str(" (if --snapshots is given)");
         }
     }
-    if plan.name_only.is_none() {
+    if let Some(to) = &moved {
+        text = format!("the name '{name}' {verb} here; the volume is in store '{}' as before", to.store_name);
+    } else if plan.name_only.is_none() {
         text.push_str(&stay_text(&clones));
         text.push_str("; its space is given back by: archipelago gc");
     }

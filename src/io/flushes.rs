@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::request::Once;
 use super::workers::{guarded, Serving, Workers};
-use crate::backend::{DataPath, Job, Then};
+use crate::backend::{Job, Then};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault::{self, Planted};
 use crate::sync::Mutex;
@@ -31,21 +31,16 @@ struct Shared {
     queue: Mutex<Queue>,
     serving: Serving,
     thread: Arc<Workers>,
-    data_path: Option<Arc<dyn DataPath>>,
 }
 
 /// What waits for a sync, and a thread for it.
 pub struct Flushes(Arc<Shared>);
 
 impl Flushes {
-    pub fn start(
-        no_flush: bool,
-        serving: &Serving,
-        data_path: Option<Arc<dyn DataPath>>,
-    ) -> Result<Flushes> {
+    pub fn start(no_flush: bool, serving: &Serving) -> Result<Flushes> {
         let (queue, thread) = (Mutex::default(), Workers::start("arch-flush", 1, serving)?);
         let serving = Arc::clone(serving);
-        Ok(Flushes(Arc::new(Shared { no_flush, queue, serving, thread, data_path })))
+        Ok(Flushes(Arc::new(Shared { no_flush, queue, serving, thread })))
     }
 
     pub fn flush(&self, volume: Arc<Volume>, done: Once) {
@@ -83,7 +78,8 @@ impl Shared {
     fn dispatch(self: &Arc<Self>) {
         let shared = Arc::clone(self);
         let job: Job = Box::new(move || shared.sync());
-        let refused = match &self.data_path {
+        let volume = Arc::clone(&self.serving.read());
+        let refused = match volume.data_path() {
             Some(path) => path.run_awake(job).err(),
             None => Some(job),
         };

@@ -10,7 +10,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::DataPath;
 use crate::catalog::volume as names;
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,25 +24,32 @@ use crate::volume::{Driver, Listed, Mode, OpenOptions, Status, Volume};
 
 mod background;
 mod flushes;
+mod following;
 mod gate;
 mod ranges;
 mod read;
 mod request;
 mod workers;
 mod write;
+mod written;
 
-pub use request::{Completion, Operation, Request};
+pub use following::Following;
+pub use request::{Completion, Operation, Request, Served};
+pub use written::Range;
 
 use flushes::Flushes;
 use gate::Gate;
 use ranges::Ranges;
 use request::Once;
 use workers::{Serving, Workers};
+use written::Written;
 
 /// Threads for what may block.
 const WORKER_COUNT: usize = 4;
 /// Failed requests are told no more often.
 const FAILURES_EVERY_MS: u64 = 10_000;
+/// A request that takes longer is told to the log.
+const WAITED_MS: u64 = 5_000;
 
 /// What to open, and how.
 #[derive(Clone, Debug)]
@@ -64,12 +70,10 @@ pub struct Device {
 }
 
 struct Inner {
-    store: Store,
     options: Mutex<DeviceOptions>,
     volume: Serving,
     /// Read without a lock: asked for on every request.
     size_bytes: AtomicU64,
-    data_path: Option<Arc<dyn DataPath>>,
     ranges: Ranges,
     workers: Arc<Workers>,
     log_thread: Arc<Workers>,
@@ -79,10 +83,18 @@ struct Inner {
     flushes: Flushes,
     background: background::Background,
     gate: Gate,
+    served: Served,
+    /// For whoever copies the volume elsewhere.
+    written: Written,
+    /// Held while snapshots are taken or removed, or another volume is served.
+    managing: Mutex<()>,
+    snapshot_changes: AtomicU64,
     /// Milliseconds since the device was opened, of the last request.
     last_request_ms: AtomicU64,
     /// When the log was told of one, in ms since it was opened; 0: never.
     last_failure_ms: AtomicU64,
+    /// When the log was last told of a long wait.
+    last_wait_ms: AtomicU64,
     opened: std::time::Instant,
 }
 
@@ -117,13 +129,12 @@ fn on(thread: &Arc<Workers>) -> Later {
 }
 
 /// Has the log driven on its thread.
-fn driver(data_path: Option<Arc<dyn DataPath>>, later: &Later) -> Driver {
+fn driver(later: &Later) -> Driver {
     let later = Arc::clone(later);
-    let data_path = data_path.filter(|path| path.alignment_bytes() > 1);
     Arc::new(move |volume| {
-        let (path, then) = (data_path.clone(), Arc::clone(&later));
-        later(Box::new(move || match path {
-            Some(path) => volume.drive_log_native(&path, &then),
+        let then = Arc::clone(&later);
+        later(Box::new(move || match volume.log_path() {
+            Some(path) => volume.drive_log_native(path, &then),
             None => volume.drive_log(),
         }));
     })
@@ -133,7 +144,7 @@ impl Device {
     /// Opens a volume or snapshot and starts its threads.
     pub fn open(store: Store, options: DeviceOptions) -> Result<Device> {
         let volume = open_volume(&store, &options)?;
-        match Device::start(store, options, &volume) {
+        match Device::of(&volume, options) {
             Ok(device) => Ok(device),
             Err(error) => {
                 volume.close()?;
@@ -142,28 +153,33 @@ impl Device {
         }
     }
 
-    fn start(store: Store, options: DeviceOptions, volume: &Arc<Volume>) -> Result<Device> {
+    /// Serves a volume that is open. `options` say how, and how it is opened
+    /// again.
+    pub fn of(volume: &Arc<Volume>, options: DeviceOptions) -> Result<Device> {
+        volume.find_paths();
         let serving: Serving = Arc::new(RwLock::new(Arc::clone(volume)));
         let log_thread = Workers::start("arch-log", 1, &serving)?;
-        let data_path = store.blocks().data_path();
         let later = on(&log_thread);
         let inner = Arc::new(Inner {
-            driver: driver(data_path.clone(), &later),
+            driver: driver(&later),
             later,
             size_bytes: AtomicU64::new(volume.size_bytes()),
             volume: Arc::clone(&serving),
             ranges: Ranges::default(),
             workers: Workers::start("arch-worker", WORKER_COUNT, &serving)?,
             log_thread,
-            flushes: Flushes::start(options.no_flush, &serving, data_path.clone())?,
-            data_path,
+            flushes: Flushes::start(options.no_flush, &serving)?,
             background: background::Background::default(),
             gate: Gate::default(),
+            served: Served::default(),
+            written: Written::default(),
+            managing: Mutex::new(()),
+            snapshot_changes: AtomicU64::new(0),
             last_request_ms: AtomicU64::new(0),
             last_failure_ms: AtomicU64::new(0),
+            last_wait_ms: AtomicU64::new(0),
             opened: clock::now(),
             options: Mutex::new(options),
-            store,
         });
         volume.set_driver(Arc::clone(&inner.driver));
         inner.background.start(&inner)?;
@@ -181,18 +197,19 @@ impl Device {
 
     /// What memory and offsets should be multiples of to avoid a copy.
     pub fn alignment_bytes(&self) -> usize {
-        self.inner.data_path.as_ref().map_or(1, |path| path.alignment_bytes())
+        self.inner.volume().data_path().map_or(1, |path| path.alignment_bytes())
     }
 
     /// Starts a request; `done` runs once, on a thread of this device.
     pub fn submit(&self, request: Request, done: Completion) {
-        self.inner.admit(done, move |inner, done| match request.operation {
-            Operation::Read { buf } => inner.read(request.offset_bytes, buf, done),
-            Operation::Write { buf, fua } => inner.write(request.offset_bytes, buf, fua, done),
-            Operation::Zero { bytes, fua } => inner.zero(request.offset_bytes, bytes, fua, done),
-            Operation::Flush => inner.flushes.flush(inner.volume(), done),
-            Operation::Resize { shrink } => inner.resize(request.offset_bytes, shrink, done),
-        });
+        self.inner.served.count(&request.operation);
+        let held_back = match &request.operation {
+            Operation::Write { buf, .. } if self.inner.written.is_slow() => buf.len() as u64,
+            Operation::Zero { .. } if self.inner.written.is_slow() => 1,
+            _ => return self.inner.start(request, done),
+        };
+        let inner = Arc::clone(&self.inner);
+        self.inner.written.hold_back(held_back, Box::new(move || inner.start(request, done)));
     }
 
     /// Completes a request that could not even be submitted.
@@ -202,7 +219,26 @@ impl Device {
 
     /// Reads now if nothing has to be waited for; `None` if it has.
     pub fn try_read(&self, offset_bytes: u64, buf: &IoBuf) -> Option<Result<()>> {
-        self.inner.try_read(offset_bytes, buf)
+        let read = self.inner.try_read(offset_bytes, buf);
+        if read.is_some() {
+            self.inner.served.reads.fetch_add(1, Ordering::Relaxed);
+        }
+        read
+    }
+
+    /// Requests since it was opened.
+    pub fn served(&self) -> &Served {
+        &self.inner.served
+    }
+
+    /// Since it was opened.
+    pub fn age(&self) -> Duration {
+        self.inner.age()
+    }
+
+    /// Where others can ask about it: told with every lease that it takes.
+    pub fn set_socket(&self, path: Option<String>) {
+        self.inner.options.lock().open.lease.socket = path;
     }
 
     pub fn block_status(&self, offset_bytes: u64, bytes: u64) -> Result<(Status, u64)> {
@@ -210,7 +246,7 @@ impl Device {
     }
 
     pub fn snapshot(&self, name: &SnapshotName) -> Result<()> {
-        self.volume().snapshot(name)?;
+        self.change_snapshots(|volume| volume.snapshot(name))?;
         self.inner.background.wake();
         Ok(())
     }
@@ -218,6 +254,13 @@ impl Device {
     /// Makes the content that of a snapshot. Waits for the requests in flight;
     /// those that come meanwhile begin after it.
     pub fn rollback(&self, name: &SnapshotName) -> Result<()> {
+        let _managing = self.inner.managing.lock();
+        if self.inner.written.is_followed() {
+            return Err(Error::sentence(
+                ErrorKind::Busy,
+                format!("volume '{}' is being moved: roll it back afterwards", self.volume().name),
+            ));
+        }
         let _shut = self.inner.gate.shut();
         let volume = self.volume();
         volume.rollback(name)?;
@@ -227,7 +270,16 @@ impl Device {
     }
 
     pub fn remove_snapshot(&self, name: &SnapshotName) -> Result<()> {
-        self.volume().remove_snapshot(name)
+        self.change_snapshots(|volume| volume.remove_snapshot(name))
+    }
+
+    /// Whoever follows looks at the number first and at the snapshots then: it
+    /// changes after them, and also if nobody knows whether they did.
+    fn change_snapshots(&self, change: impl FnOnce(&Arc<Volume>) -> Result<()>) -> Result<()> {
+        let _managing = self.inner.managing.lock();
+        let changed = change(&self.volume());
+        self.inner.snapshot_changes.fetch_add(1, Ordering::AcqRel);
+        changed
     }
 
     pub fn snapshots(&self) -> Result<Vec<Listed>> {
@@ -282,6 +334,8 @@ impl Device {
     /// that fails, the old mode is tried again. What is submitted meanwhile
     /// waits for that.
     fn change_mode(&self, mode: Mode) -> Result<()> {
+        self.inner.written.refuse();
+        let _managing = self.inner.managing.lock();
         let _shut = (!fault::on(Planted::HandedOverOpen)).then(|| self.inner.gate.shut());
         let old = self.volume();
         let mut options = self.inner.options.lock();
@@ -291,12 +345,12 @@ impl Device {
         let name = old.name.clone();
         old.release_shared();
         options.open.mode = mode;
-        let opened = match reopen(&self.inner.store, &mut options, old.id) {
+        let opened = match reopen(&old.store, &mut options, old.id) {
             Ok(opened) => opened,
             Err(error) => {
                 options.open.mode = before;
                 ::log::warn!("volume '{name}' stays as it was: {}", error.full());
-                let back = reopen(&self.inner.store, &mut options, old.id)?;
+                let back = reopen(&old.store, &mut options, old.id)?;
                 self.inner.adopt(back);
                 return Err(error);
             }
@@ -306,9 +360,10 @@ impl Device {
     }
 
     /// Flushes, gives the lease back and ends the threads. Returns after the
-    /// last completion has returned.
-    pub fn close(self) -> Result<()> {
+    /// last completion has returned; nothing may be submitted any more.
+    pub fn close(&self) -> Result<()> {
         let inner = &self.inner;
+        inner.written.refuse();
         if !fault::on(Planted::ClosedWithoutDrain) {
             drop(inner.gate.shut());
         }
@@ -327,9 +382,20 @@ impl Inner {
     }
 
     fn adopt(&self, volume: Arc<Volume>) {
+        volume.find_paths();
         volume.set_driver(Arc::clone(&self.driver));
         self.size_bytes.store(volume.size_bytes(), Ordering::Release);
         *self.volume.write() = volume;
+    }
+
+    fn start(self: &Arc<Self>, request: Request, done: Completion) {
+        self.admit(done, move |inner, done| match request.operation {
+            Operation::Read { buf } => inner.read(request.offset_bytes, buf, done),
+            Operation::Write { buf, fua } => inner.write(request.offset_bytes, buf, fua, done),
+            Operation::Zero { bytes, fua } => inner.zero(request.offset_bytes, bytes, fua, done),
+            Operation::Flush => inner.flushes.flush(inner.volume(), done),
+            Operation::Resize { shrink } => inner.resize(request.offset_bytes, shrink, done),
+        });
     }
 
     /// Starts a request, which counts until its completion has returned.
@@ -350,14 +416,35 @@ impl Inner {
         self.last_request_ms.store(now, Ordering::Relaxed);
         let inner = Arc::clone(self);
         Once::new(Box::new(move |result| {
+            inner.note_wait(now);
             done(result.map_err(|error| inner.note_failure(error)));
             inner.gate.leave();
         }))
     }
 
+    /// Tells the log of a store that was away: a guest sees a disk that hangs.
+    fn note_wait(&self, asked_ms: u64) {
+        let now = self.age().as_millis() as u64;
+        let waited_ms = now.saturating_sub(asked_ms);
+        if waited_ms < WAITED_MS {
+            return;
+        }
+        let last = self.last_wait_ms.swap(now, Ordering::Relaxed);
+        if last == 0 || now.saturating_sub(last) > FAILURES_EVERY_MS {
+            let volume = self.volume();
+            ::log::warn!(
+                "volume '{}': store '{}' was slow or away: a request waited for {} s",
+                volume.name,
+                volume.store.name,
+                waited_ms / 1000
+            );
+        }
+    }
+
     /// Says whose failure it is, and tells the log: a guest sees a number. Not
     /// of every one: a volume that has stopped fails all that it is asked.
     fn note_failure(&self, error: Error) -> Error {
+        self.served.failures.fetch_add(1, Ordering::Relaxed);
         let error = error.of_volume(&self.volume().name);
         let now = self.age().as_millis() as u64;
         let last = self.last_failure_ms.load(Ordering::Relaxed);
@@ -395,6 +482,7 @@ impl Inner {
             inner.workers.run(move || {
                 let volume = worker.volume();
                 let result = volume.resize(size_bytes, shrink);
+                worker.written.note(from, volume.size_bytes().max(from));
                 worker.size_bytes.store(volume.size_bytes(), Ordering::Release);
                 worker.leave(held);
                 done.complete(result);
@@ -410,6 +498,7 @@ impl Inner {
             inner.workers.run(move || {
                 let volume = worker.volume();
                 let result = volume.write_zeroes(offset_bytes, bytes);
+                worker.written.note(offset_bytes, end);
                 worker.leave(held);
                 match result {
                     Ok(()) if fua => worker.flushes.flush(volume, done),

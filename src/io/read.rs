@@ -34,7 +34,7 @@ impl Inner {
                 match &step.from {
                     From::Zero => buf.fill_zero(at, step.bytes),
                     From::Object { name, offset_bytes } => {
-                        let path = self.data_path.as_ref()?;
+                        let path = volume.data_path()?;
                         let slice = buf.slice(at, step.bytes);
                         // An error may be a block merged away: the slow way
                         // knows.
@@ -76,8 +76,8 @@ impl Inner {
     /// The steps of a read, if the data path can do all that is not zeroes,
     /// and there is something for it to do.
     fn plan_native(&self, offset_bytes: u64, buf: &IoBuf) -> Option<(Arc<dyn DataPath>, Vec<Step>)> {
-        let path = self.data_path.as_ref()?;
         let volume = self.volume();
+        let path = volume.data_path()?;
         volume.check_alive().ok()?;
         self.check_range(offset_bytes, buf.len() as u64).ok()?;
         let alignment = path.alignment_bytes();

@@ -1,6 +1,7 @@
 //! What a caller submits.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::iobuf::IoBuf;
 
 /// Runs once, on a thread of the device.
@@ -21,6 +22,29 @@ pub enum Operation {
 pub struct Request {
     pub offset_bytes: u64,
     pub operation: Operation,
+}
+
+/// Requests of a device, for people.
+#[derive(Debug, Default)]
+pub struct Served {
+    pub reads: AtomicU64,
+    pub writes: AtomicU64,
+    pub zeroes: AtomicU64,
+    pub flushes: AtomicU64,
+    pub failures: AtomicU64,
+}
+
+impl Served {
+    pub(super) fn count(&self, operation: &Operation) {
+        let counter = match operation {
+            Operation::Read { .. } => &self.reads,
+            Operation::Write { .. } => &self.writes,
+            Operation::Zero { .. } => &self.zeroes,
+            Operation::Flush => &self.flushes,
+            Operation::Resize { .. } => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Makes sure that a completion runs exactly once, with an error if the

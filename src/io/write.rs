@@ -43,6 +43,7 @@ impl Inner {
 
     /// The range is ours: begins every part.
     fn start_write(self: Arc<Self>, offset_bytes: u64, buf: IoBuf, fua: bool, held: Held, done: Once) {
+        let end = offset_bytes.saturating_add(buf.len() as u64);
         let volume = self.volume();
         if let Err(error) = volume.check_range(offset_bytes, buf.len() as u64) {
             self.complete_later(done, Err(error));
@@ -54,6 +55,7 @@ impl Inner {
         // The caller is told before the next that overlaps begins, so that he
         // sees them end in order.
         let join = Join::new(all.len(), move |result: Result<()>| {
+            inner.written.note(offset_bytes, end);
             match result {
                 Ok(()) if fua => inner.flushes.make_durable(ours, std::mem::take(&mut writes.lock()), done),
                 result => done.complete(result),
@@ -78,7 +80,7 @@ impl Inner {
         if volume.wants_segment() {
             self.background.wake();
         }
-        match self.data_path.as_ref().filter(|path| path.alignment_bytes() > 1) {
+        match volume.log_path() {
             Some(path) => volume.drive_log_native(path, &self.later),
             None => self.log_thread.run(move || volume.drive_log()),
         }
@@ -140,6 +142,11 @@ impl Writing {
                 }
             }
             Way::InPlace => self.write_own(begun, buf, may_block),
+            Way::Create if may_block => {
+                let result = self.volume.create_block(&begun, &buf);
+                let result = self.volume.end_write(&begun, result);
+                self.join.finish(result);
+            }
             Way::Direct | Way::Whole if may_block => match self.volume.make_object(&begun) {
                 Ok(()) => self.write_own(begun, buf, true),
                 Err(error) => {
@@ -147,7 +154,7 @@ impl Writing {
                     self.join.finish(result);
                 }
             },
-            Way::Direct | Way::Whole => {
+            Way::Direct | Way::Whole | Way::Create => {
                 let workers = Arc::clone(&self.inner.workers);
                 workers.run(move || self.carry_out(begun, buf, true));
             }
@@ -158,7 +165,7 @@ impl Writing {
     fn write_own(self, begun: Begun, buf: IoBuf, may_block: bool) {
         let name = begun.name();
         let offset_bytes = u64::from(begun.start);
-        let native = self.inner.data_path.as_ref().filter(|path| {
+        let native = self.volume.data_path().filter(|path| {
             let alignment = path.alignment_bytes();
             offset_bytes % alignment as u64 == 0 && buf.is_aligned(alignment)
         });

@@ -88,6 +88,20 @@ pub struct Segment {
     backend: Arc<dyn Backend>,
 }
 
+/// A segment that cannot be used.
+#[derive(Debug)]
+pub struct NotMade {
+    pub error: Error,
+    /// It is there all the same, and ours.
+    pub is_there: bool,
+}
+
+impl From<Error> for NotMade {
+    fn from(error: Error) -> NotMade {
+        NotMade { error, is_there: false }
+    }
+}
+
 impl Segment {
     /// Makes segment `number`, all zeroes behind its header. `known` says
     /// which other numbers are ours: any other of this or a higher number
@@ -98,7 +112,7 @@ impl Segment {
         number: u64,
         bytes: u64,
         last_known: u64,
-    ) -> Result<Segment> {
+    ) -> std::result::Result<Segment, NotMade> {
         let header = SegmentHeader { volume, number, id: clock::random_id()?, bytes };
         // Zeroed by the system: memory that is only read is never really there.
         let (mut data, front) = (vec![0; bytes as usize], header.encode());
@@ -106,18 +120,20 @@ impl Segment {
         let name = ObjectName::Segment { volume, number };
         if let Err(error) = backend.create(&name, &data) {
             if !error.is(ErrorKind::Exists) {
-                return Err(error);
+                return Err(error.into());
             }
-            return Err(fenced(volume, number, number));
+            return Err(fenced(volume, number, number).into());
         }
         // A number that was cleaned away can be made again by a holder that
         // slept: whoever sees a later one than it knows has been fenced.
         let after = ObjectName::Segment { volume, number: last_known };
-        let later = backend.list(&prefix::segments_of(volume), Some(&after), 2)?;
+        let later = backend
+            .list(&prefix::segments_of(volume), Some(&after), 2)
+            .map_err(|error| NotMade { error, is_there: true })?;
         let looks = !fault::on(fault::Planted::NumberMadeAgain);
         match later.iter().find(|other| **other != name) {
             Some(ObjectName::Segment { number: other, .. }) if looks => {
-                return Err(fenced(volume, number, *other));
+                return Err(fenced(volume, number, *other).into());
             }
             _ => {}
         }

@@ -316,3 +316,22 @@ fn on_a_data_path_only_what_needs_a_segment_is_given_away() {
     }
     assert!(segment > 2);
 }
+
+/// The segment was made, and the look for others behind it failed: the log took
+/// its own segment for that of somebody who had taken over, and stopped.
+#[test]
+fn a_failed_look_for_others_costs_a_number_and_no_more() {
+    let memory = Memory::new();
+    let faulty = Faulty::new(Arc::new(memory.clone()));
+    let backend: Arc<dyn Backend> = Arc::new(faulty.clone());
+    let log = new_log(&backend);
+    faulty.inject(Rule::new(Fault::Fail(ErrorKind::Unavailable)).on(Method::List));
+    assert!(log.prepare().unwrap_err().is(ErrorKind::Unavailable));
+    assert_eq!((numbers(&backend), log.last_known()), (vec![1], 1));
+    assert!(log.prepare().unwrap());
+    append(&log, 1);
+    assert_eq!((numbers(&backend), log.last_known()), (vec![1, 2], 2));
+    log.sync().unwrap();
+    log.trim(log.tail(), 3).unwrap();
+    assert_eq!(numbers(&backend), [2], "the one that was never used goes");
+}

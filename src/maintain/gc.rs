@@ -201,7 +201,7 @@ pub fn run(store: &Store, options: &GcOptions, progress: &mut dyn FnMut(Progress
 /// Waits until a listing shows what was there before this call. False if none
 /// lags.
 fn outwait_lag(store: &Store, options: &GcOptions) -> bool {
-    let list_lag_s = store.control().capabilities().list_lag_s;
+    let list_lag_s = store.list_lag_s();
     if list_lag_s > 0 {
         (options.wait)(Duration::from_secs(u64::from(list_lag_s) + 1));
     }
@@ -344,17 +344,9 @@ fn count_kept(
     }
 }
 
-fn backend_of<'a>(store: &'a Store, name: &ObjectName) -> &'a dyn Backend {
-    match name {
-        ObjectName::Block { .. } => store.blocks().as_ref(),
-        ObjectName::Segment { .. } => store.log().as_ref(),
-        _ => store.control().as_ref(),
-    }
-}
-
 /// What an object takes; nothing if it has gone meanwhile.
 pub(super) fn bytes_of(store: &Store, name: &ObjectName) -> Result<u64> {
-    match backend_of(store, name).stat(name) {
+    match store.place_of(name).stat(name) {
         Ok(stat) => Ok(stat.allocated_bytes),
         Err(error) if error.is(ErrorKind::NotFound) => Ok(0),
         Err(error) => Err(error),
@@ -388,7 +380,7 @@ fn sweep(
         right.confirm(store)?;
         progress(Progress { phase: Phase::Sweep, done, total });
         for name in batch {
-            delete(backend_of(store, name), name)?;
+            delete(store.place_of(name).as_ref(), name)?;
         }
         done += batch.len() as u64;
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::problem::{Failure, OnFailure};
 use super::roots::{is_of_content, Scanner, SnapshotKey};
 use super::{Phase, Progress};
-use crate::catalog::volume;
+use crate::catalog::{lease, volume};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::map::{walk, Entry, Root, Visitor};
@@ -105,7 +105,7 @@ impl<'a> Marker<'a> {
 
     /// A volume's head goes after its name, so a name without a head is
     /// damage; unless it is being removed just now.
-    fn check_names(&self, failed: &mut OnFailure<'_>) -> Result<()> {
+    fn check_names(&mut self, failed: &mut OnFailure<'_>) -> Result<()> {
         let roots = &self.scanner.roots;
         for (name, id) in &roots.names {
             if roots.latest(*id).is_some() {
@@ -115,6 +115,11 @@ impl<'a> Marker<'a> {
                 Ok(there) if there == *id => {}
                 Err(error) if !is_of_content(&error) => return Err(error),
                 _ => continue,
+            }
+            if matches!(lease::moved_to(self.store, *id), Ok(Some(_))) {
+                // Nothing of its log is needed, although a name leads to it.
+                self.marked.log_starts.insert(*id, u64::MAX);
+                continue;
             }
             let object = ObjectName::Volume(name.clone());
             let sentence = format!(

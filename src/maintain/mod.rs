@@ -6,6 +6,8 @@
 //! * `mark`: everything that they reach.
 //! * `gc`: deletes the rest.
 //! * `check`: verifies what is reached.
+//! * `copy`: copies it to another store.
+//! * `sync`: keeps standbys of its volumes in another store.
 //! * `usage`: counts it, by volume and snapshot.
 //! * `scrub`: sums the content of blocks, and compares it.
 //! * `verify`: compares it for those who read a whole map.
@@ -18,6 +20,7 @@ use crate::name::ObjectName;
 
 mod candidates;
 pub mod check;
+pub mod copy;
 pub mod gc;
 mod mark;
 mod problem;
@@ -25,6 +28,8 @@ mod roots;
 pub mod scrub;
 mod sum;
 mod survey;
+pub mod sync;
+mod sync_volume;
 mod unnamed;
 pub mod usage;
 pub mod verify;

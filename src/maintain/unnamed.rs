@@ -102,7 +102,8 @@ fn is_unnamed_for_long(store: &Store, volume: Id, first: u64) -> Result<bool> {
     }
     let held = match lease::show(store, volume)? {
         LeaseState::Free { .. } | LeaseState::Broken { .. } => false,
-        LeaseState::Held { life, .. } => life != Life::Dead,
+        LeaseState::Moved(_) | LeaseState::Standby(_) => false,
+        LeaseState::Held { life, .. } | LeaseState::Arriving { life, .. } => life != Life::Dead,
     };
     Ok(!heads.is_empty() && !held)
 }

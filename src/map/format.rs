@@ -26,7 +26,7 @@ const TAG_LAYERS: u8 = 3;
 const EPOCHS_MAX: usize = PAGE_ENTRIES * (LAYERS_MAX + 1);
 
 /// Larger than any page can be.
-pub(super) fn page_bytes_max(granules: u32) -> u64 {
+pub fn page_bytes_max(granules: u32) -> u64 {
     let layers = LAYERS_MAX * (2 + Presence::bytes_of(granules));
     let sums = 2 + SUMS_MAX * SUM_BYTES;
     let leaf = 2 + EPOCHS_MAX * 16 + PAGE_ENTRIES * (2 + layers + 11) + sums;

@@ -92,13 +92,13 @@ mod write;
 pub use crate::presence::Presence;
 pub use cache::CACHE_BYTES_DEFAULT;
 pub use entry::{Base, Entry, Layer, LAYERS_MAX};
-pub use format::check_page;
+pub use format::{check_page, page_bytes_max};
 #[cfg(feature = "testkit")]
 pub use format::PageContent;
 pub use resum::{Known, Resum};
 pub use sums::{Sum, Sums};
 pub use tree::Map;
-pub use walk::{walk, walk_sums, SumVisitor, Visitor};
+pub use walk::{walk, walk_new, walk_sums, Beside, SumVisitor, Visitor};
 pub use write::Written;
 
 /// Entries of a leaf, and children of a parent.

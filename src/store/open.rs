@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
+use super::kinds::{self, Asked};
 use super::Store;
 use crate::backend::dir::{Dir, DirOptions};
+use crate::backend::gluster::{Gluster, GlusterOptions};
 use crate::backend::memory::Memory;
 use crate::backend::rados::{Rados, RadosOptions};
+use crate::backend::s3::{S3Options, S3, TRY_FOR};
 use crate::backend::Backend;
-use crate::config::{self, Config, Place, StoreConfig};
+use crate::config::{self, Config, Place, S3Place, StoreConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Mutex;
 
@@ -32,6 +35,11 @@ fn shared() -> &'static Mutex<HashMap<Key, Weak<Dir>>> {
 fn pools() -> &'static Mutex<HashMap<RadosOptions, Weak<Rados>>> {
     static POOLS: OnceLock<Mutex<HashMap<RadosOptions, Weak<Rados>>>> = OnceLock::new();
     POOLS.get_or_init(Mutex::default)
+}
+
+fn folders() -> &'static Mutex<HashMap<GlusterOptions, Weak<Gluster>>> {
+    static FOLDERS: OnceLock<Mutex<HashMap<GlusterOptions, Weak<Gluster>>>> = OnceLock::new();
+    FOLDERS.get_or_init(Mutex::default)
 }
 
 fn memories() -> &'static Mutex<HashMap<String, Arc<dyn Backend>>> {
@@ -62,7 +70,8 @@ pub fn open_store(
     create_default: bool,
 ) -> Result<Store> {
     let config = config::load(config_path)?;
-    open_configured(&config, name, direct, create_default)
+    let store = open_configured(&config, name, direct, create_default)?;
+    Ok(store.opened_by(config_path, direct))
 }
 
 /// `open_store` with a configuration at hand.
@@ -73,11 +82,11 @@ pub fn open_configured(
     create_default: bool,
 ) -> Result<Store> {
     let wanted = config.store(name)?;
-    let opened = open_backend(wanted, direct).and_then(|backend| Store::open(&wanted.name, backend));
+    let opened = open_backend(wanted, direct).and_then(|backend| open_on(config, wanted, backend, direct));
     match opened {
         Ok(store) => Ok(dress(store, wanted)),
         Err(error) if !error.is(ErrorKind::NotFound) => Err(error),
-        Err(_) if create_default && wanted.file.is_none() => match init(wanted, direct, None) {
+        Err(_) if create_default && wanted.file.is_none() => match init(config, wanted, direct, None) {
             // Somebody else made it at the same moment.
             Err(error) if error.is(ErrorKind::Exists) => {
                 let store = Store::open(&wanted.name, open_backend(wanted, direct)?)?;
@@ -92,8 +101,8 @@ pub fn open_configured(
 /// Makes the store that is configured as `name`. Error: `Exists`.
 pub fn init_store(config: &Config, name: Option<&str>, block_bytes: Option<u64>) -> Result<Store> {
     let wanted = config.store(name)?;
-    init(wanted, false, block_bytes).map_err(|error| match error.kind() {
-        ErrorKind::Exists => Error::sentence(
+    init(config, wanted, false, block_bytes).map_err(|error| match error.kind() {
+        ErrorKind::Exists if error.object().is_some() => Error::sentence(
             ErrorKind::Exists,
             format!("there is a store already: '{}' ({})", wanted.name, wanted.origin()),
         ),
@@ -101,20 +110,63 @@ pub fn init_store(config: &Config, name: Option<&str>, block_bytes: Option<u64>)
     })
 }
 
-fn init(wanted: &StoreConfig, direct: bool, block_bytes: Option<u64>) -> Result<Store> {
-    let backend: Arc<dyn Backend> = match &wanted.place {
-        Place::Dir(path) => {
-            if let Some(above) = path.parent().filter(|_| wanted.file.is_none()) {
-                std::fs::create_dir_all(above).map_err(|error| {
-                    Error::from_io("make the directory", error).on_named(above.display().to_string())
-                })?;
-            }
-            Arc::new(Dir::create(path, options(wanted, direct))?)
-        }
-        Place::Memory(_) | Place::Rados { .. } => open_backend(wanted, direct)?,
-    };
+fn open_on(
+    config: &Config,
+    wanted: &StoreConfig,
+    backend: Arc<dyn Backend>,
+    direct: bool,
+) -> Result<Store> {
+    match config.log_of(wanted)? {
+        None => Store::open(&wanted.name, backend),
+        Some(log) => Store::open_combined(&wanted.name, backend, open_log(log, direct)),
+    }
+}
+
+/// Error: with where it should be.
+fn open_log(log: &StoreConfig, direct: bool) -> Result<Arc<dyn Backend>> {
+    open_backend(log, direct).map_err(|error| {
+        let words = format!("'{}' ({}): {}", log.name, log.origin(), error.full());
+        Error::sentence(error.kind(), words)
+    })
+}
+
+fn init(config: &Config, wanted: &StoreConfig, direct: bool, block_bytes: Option<u64>) -> Result<Store> {
     let block_bytes = block_bytes.unwrap_or(wanted.block_bytes);
-    Ok(dress(Store::init(&wanted.name, backend, block_bytes)?, wanted))
+    let log = config.log_of(wanted)?;
+    let backend = make_backend(wanted, direct)?;
+    let store = match log {
+        Some(log) => {
+            Store::init_combined(&wanted.name, backend, make_backend(log, direct)?, block_bytes)?
+        }
+        None if !backend.capabilities().overwrite_in_place => {
+            let words = format!(
+                "objects of store '{}' ({}) cannot be overwritten: name a place for its logs with 'log'",
+                wanted.name,
+                wanted.origin()
+            );
+            return Err(Error::sentence(ErrorKind::Invalid, words));
+        }
+        None => Store::init(&wanted.name, backend, block_bytes)?,
+    };
+    Ok(dress(store, wanted))
+}
+
+fn make_backend(wanted: &StoreConfig, direct: bool) -> Result<Arc<dyn Backend>> {
+    let path = match &wanted.place {
+        Place::Memory(_) | Place::Rados { .. } | Place::S3(_) => return open_backend(wanted, direct),
+        Place::Gluster { servers, volume, folder, log } => {
+            let bricks = (servers.clone(), volume.clone(), folder.clone(), log.clone());
+            return Ok(Arc::new(Gluster::create(&gluster_options(bricks, wanted, direct))?));
+        }
+        Place::Other { kind, rest } => return kinds::open(kind, &asked(rest, wanted, direct, true)),
+        Place::Dir(path) => path,
+    };
+    if let Some(above) = path.parent().filter(|_| wanted.file.is_none()) {
+        std::fs::create_dir_all(above).map_err(|error| {
+            Error::from_io("make the directory", error).on_named(above.display().to_string())
+        })?;
+    }
+    Ok(Arc::new(Dir::create(path, options(wanted, direct))?))
 }
 
 fn open_backend(wanted: &StoreConfig, direct: bool) -> Result<Arc<dyn Backend>> {
@@ -128,6 +180,12 @@ fn open_backend(wanted: &StoreConfig, direct: bool) -> Result<Arc<dyn Backend>> 
             let (pool, namespace, user) = (pool.clone(), namespace.clone(), user.clone());
             return open_rados(RadosOptions { pool, namespace, conf: conf.clone(), user });
         }
+        Place::S3(place) => return open_s3(place),
+        Place::Gluster { servers, volume, folder, log } => {
+            let bricks = (servers.clone(), volume.clone(), folder.clone(), log.clone());
+            return open_gluster(gluster_options(bricks, wanted, direct));
+        }
+        Place::Other { kind, rest } => return kinds::open(kind, &asked(rest, wanted, direct, false)),
         Place::Dir(path) => path,
     };
     let (mode, group) = (wanted.mode, wanted.group);
@@ -153,12 +211,55 @@ fn open_rados(options: RadosOptions) -> Result<Arc<dyn Backend>> {
     Ok(rados)
 }
 
+fn buckets() -> &'static Mutex<HashMap<S3Options, Weak<S3>>> {
+    static BUCKETS: OnceLock<Mutex<HashMap<S3Options, Weak<S3>>>> = OnceLock::new();
+    BUCKETS.get_or_init(Mutex::default)
+}
+
+fn open_s3(place: &S3Place) -> Result<Arc<dyn Backend>> {
+    let key = config::s3_key(place)?;
+    let S3Place { bucket, prefix, endpoint, region, .. } = place.clone();
+    let (path_style, try_for) = (place.path_style, TRY_FOR);
+    let options = S3Options { bucket, prefix, endpoint, region, path_style, key, try_for };
+    let mut buckets = buckets().lock();
+    if let Some(s3) = buckets.get(&options).and_then(Weak::upgrade) {
+        return Ok(s3);
+    }
+    let s3 = Arc::new(S3::open(options.clone())?);
+    buckets.retain(|_, s3| s3.strong_count() > 0);
+    buckets.insert(options, Arc::downgrade(&s3));
+    Ok(s3)
+}
+
+type Bricks = (Vec<(String, u16)>, String, String, Option<PathBuf>);
+
+fn gluster_options(bricks: Bricks, wanted: &StoreConfig, direct: bool) -> GlusterOptions {
+    let (servers, volume, folder, log) = bricks;
+    GlusterOptions { servers, volume, folder, direct, mode: wanted.mode, group: wanted.group, log }
+}
+
+fn open_gluster(options: GlusterOptions) -> Result<Arc<dyn Backend>> {
+    let mut folders = folders().lock();
+    if let Some(gluster) = folders.get(&options).and_then(Weak::upgrade) {
+        return Ok(gluster);
+    }
+    let gluster = Arc::new(Gluster::open(&options)?);
+    folders.retain(|_, gluster| gluster.strong_count() > 0);
+    folders.insert(options, Arc::downgrade(&gluster));
+    Ok(gluster)
+}
+
+fn asked(rest: &str, wanted: &StoreConfig, direct: bool, makes: bool) -> Asked {
+    Asked { rest: rest.to_owned(), direct, makes, mode: wanted.mode, group: wanted.group }
+}
+
 fn options(wanted: &StoreConfig, direct: bool) -> DirOptions {
     DirOptions { direct, mode: wanted.mode, group: wanted.group, ..DirOptions::default() }
 }
 
 fn dress(mut store: Store, wanted: &StoreConfig) -> Store {
     store.log_limit_bytes = wanted.log_limit_bytes;
+    store.group = wanted.group;
     store.origin = Some(wanted.origin());
     store
 }

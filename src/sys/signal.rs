@@ -19,6 +19,20 @@ pub fn with_all_blocked<T>(body: impl FnOnce() -> T) -> T {
     result
 }
 
+/// For a thread that has all signals blocked: a SIGPIPE that waits for it is taken
+/// away, so that it does not end the process when it is let in.
+pub fn forget_broken_pipe() {
+    let mut wanted = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the set is initialized before it is used; nobody wants to know more
+    // about the signal.
+    unsafe {
+        libc::sigemptyset(wanted.as_mut_ptr());
+        libc::sigaddset(wanted.as_mut_ptr(), libc::SIGPIPE);
+        libc::sigtimedwait(wanted.as_ptr(), std::ptr::null_mut(), &at_once);
+    }
+}
+
 static INTERRUPTED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 
 extern "C" fn note_interrupt(_signal: libc::c_int) {

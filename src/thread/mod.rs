@@ -7,8 +7,10 @@ use crate::error::{Error, Result};
 use crate::sync::{self, JoinHandle};
 use crate::sys;
 
+mod crew;
 mod handoff;
 
+pub use crew::Crew;
 pub use handoff::Handoff;
 
 /// Starts a thread. `name` shows in `top -H`; the kernel cuts it to 15 bytes.

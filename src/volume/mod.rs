@@ -11,7 +11,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::catalog::lease::{Lease, SharedLease};
+use crate::backend::DataPath;
+use crate::catalog::lease::{Destination, Lease, SharedLease};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Log;
 use crate::name::Id;
@@ -33,6 +34,7 @@ mod settle;
 mod snapshot;
 mod state;
 mod status;
+mod whole;
 mod write;
 mod zero;
 
@@ -72,7 +74,9 @@ pub struct Volume {
     log_limit_bytes: u64,
     state: Mutex<State>,
     log: Arc<Log>,
-    driver: OnceLock<Driver>,
+    driver: Mutex<Option<Driver>>,
+    data_path: OnceLock<Option<Arc<dyn DataPath>>>,
+    log_path: OnceLock<Option<Arc<dyn DataPath>>>,
     /// Since the log was last trimmed.
     settled_bytes: AtomicU64,
     lease: Mutex<Option<Lease>>,
@@ -263,10 +267,12 @@ impl Volume {
         if crate::fault::on(crate::fault::Planted::LeaseNotAsked) {
             return Ok(());
         }
-        match self.lease.lock().as_ref() {
-            Some(lease) => lease.confirm().map_err(|error| self.poison(error)),
-            None => Ok(()),
-        }
+        let late = match self.lease.lock().as_ref() {
+            Some(lease) if lease.confirm().is_err() => lease.confirmation(),
+            _ => return Ok(()),
+        };
+        // Others may look at the lease while this waits.
+        late.wait().map_err(|error| self.poison(error))
     }
 
     fn is_log_full(&self, state: &State, more_bytes: u64) -> bool {
@@ -321,7 +327,7 @@ impl Volume {
             return Ok(());
         }
         self.publish_all_locked()?;
-        if behind <= CLOSE_EMPTIES_BYTES {
+        if behind <= CLOSE_EMPTIES_BYTES && self.is_little_to_make() {
             while self.settle_batch(&mut |_| {})? > 0 {}
             let unchanged = behind == 0 && self.state.lock().live().deltas.is_empty();
             self.flush()?;
@@ -346,13 +352,53 @@ impl Volume {
         }
     }
 
+    /// Finds the native ways there are, before several threads ask for them.
+    pub fn find_paths(&self) {
+        let (_blocks, _log) = (self.data_path(), self.log_path());
+    }
+
+    /// The native way to the blocks, if there is one.
+    pub fn data_path(&self) -> Option<&Arc<dyn DataPath>> {
+        self.data_path.get_or_init(|| self.store.blocks().data_path()).as_ref()
+    }
+
+    /// The native way for its log, where that goes past the page cache.
+    pub fn log_path(&self) -> Option<&Arc<dyn DataPath>> {
+        let find = || self.store.log().data_path().filter(|path| path.alignment_bytes() > 1);
+        self.log_path.get_or_init(find).as_ref()
+    }
+
+    /// Ends the use of this volume in this store, for everybody: from here on
+    /// it is where `to` says. Nothing may be in flight. After `NoSpace` or
+    /// `Unavailable` it is here as before.
+    pub fn move_away(self: &Arc<Self>, to: &Destination) -> Result<()> {
+        self.check_writable()?;
+        let mut held = self.lease.lock();
+        let Some(lease) = held.as_mut() else { return Err(Error::new(ErrorKind::Internal, "move away")) };
+        if let Err(error) = lease.move_away(to) {
+            return Err(self.poison_unless_full(error));
+        }
+        self.is_closed.store(true, Ordering::Release);
+        drop(held.take());
+        Ok(())
+    }
+
+    /// The volume has come here from another store, which says so.
+    pub fn settle_in(&self) -> Result<()> {
+        self.lease.lock().as_mut().map_or(Ok(()), Lease::settle_in)
+    }
+
+    /// Waits until nothing is at work on a volume that has been given up.
+    pub fn outwait_work(&self) {
+        drop(self.maintaining.lock());
+    }
+
     /// Lets writers in, where this handle kept them out.
     pub fn release_shared(&self) {
         drop(self.shared.lock().take());
     }
 
-    /// Gives everything up at once, as a crash would: for tests.
-    #[cfg(feature = "testkit")]
+    /// Gives everything up at once, as a crash would.
     pub fn abandon(self: &Arc<Self>) {
         if let Some(lease) = self.lease.lock().take() {
             lease.abandon();

@@ -10,7 +10,7 @@ use super::state::{Generation, State};
 use super::{Mode, Volume};
 use crate::catalog::head::{self, Head};
 use crate::catalog::lease::{self, SharedLease};
-use crate::catalog::{epoch, snapshot, volume as names, VOLUME_BYTES_MAX};
+use crate::catalog::{epoch, snapshot, standby, volume as names, VOLUME_BYTES_MAX};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
@@ -32,6 +32,12 @@ const STALE_RETRIES: u32 = 10;
 /// believed: somebody may be writing it.
 const TORN_RETRIES: u32 = 5;
 const TORN_PAUSE: Duration = Duration::from_millis(2);
+
+/// Who opens a volume and loses a number of its log to somebody who was given up
+/// tries again for so long, beyond the time that lists lag.
+const LOST_FOR: Duration = Duration::from_secs(5);
+const LOST_PAUSE: Duration = Duration::from_millis(20);
+const LOST_PAUSE_LATE: Duration = Duration::from_secs(2);
 
 /// How a volume is opened.
 #[derive(Clone, Debug)]
@@ -94,6 +100,13 @@ impl Volume {
         let opened = match options.mode {
             Mode::Writable => Volume::open_writable(store, name, id, options),
             _ => share(store, name, id, options).and_then(|shared| {
+                if let Some(to) = lease::moved_to(store, id)? {
+                    return Err(lease::moved(store, name, &to));
+                }
+                if !options.force_share {
+                    standby::check_is_none(store, id, name)?;
+                }
+                forget_seen(store);
                 let loaded = load_for_reading(store, name, id)?;
                 Ok(Volume::assemble(store, name, loaded, options.into(), None, shared))
             }),
@@ -105,6 +118,7 @@ impl Volume {
     /// `NotFound`; `Busy` if it is pending still.
     pub fn open_snapshot(store: &Store, name: &VolumeName, which: &SnapshotName) -> Result<Arc<Volume>> {
         let id = names::lookup(store, name)?;
+        forget_seen(store);
         let found =
             find_snapshot(store, name, id, which).map_err(|error| error.of_volume(name.as_str()))?;
         let head = Head {
@@ -128,8 +142,27 @@ impl Volume {
         Ok(Volume::assemble(store, &format!("{name}@{which}"), loaded, ways, None, None))
     }
 
+    /// Where a store does not fence, a holder that was given up while it lived may
+    /// make one more number of the log before it finds out. Whoever opens the
+    /// volume then begins anew, with what is there now; a list may show that late.
     fn open_writable(store: &Store, name: &str, id: Id, options: &OpenOptions) -> Result<Arc<Volume>> {
+        let fences = store.control().capabilities().fences;
+        let lag = Duration::from_secs(u64::from(store.log().capabilities().list_lag_s));
+        let until = clock::now() + lag + LOST_FOR;
+        loop {
+            match Volume::try_open_writable(store, name, id, options) {
+                Err(error) if error.is(ErrorKind::Fenced) && !fences && clock::now() < until => {
+                    log::warn!("volume '{name}' is opened again: {}", error.full());
+                    clock::sleep(if lag.is_zero() { LOST_PAUSE } else { LOST_PAUSE_LATE });
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn try_open_writable(store: &Store, name: &str, id: Id, options: &OpenOptions) -> Result<Arc<Volume>> {
         let (lease, taken) = lease::take(store, id, name, &options.lease)?;
+        forget_seen(store);
         let recovered = recover(store, name, id, options, taken.clean)
             .and_then(|recovered| lease.verify().map(|()| recovered));
         let (loaded, log) = match recovered {
@@ -174,7 +207,9 @@ impl Volume {
             log_limit_bytes: ways.log_limit_bytes,
             state: Mutex::new(loaded.state),
             log: Arc::new(log),
-            driver: OnceLock::new(),
+            driver: Mutex::new(None),
+            data_path: OnceLock::new(),
+            log_path: OnceLock::new(),
             settled_bytes: AtomicU64::new(0),
             lease: Mutex::new(None),
             shared: Mutex::new(shared),
@@ -317,6 +352,13 @@ fn load_before(
     Err(error)
 }
 
+/// From here on nobody writes but who has the lease: what others wrote before
+/// is what counts.
+fn forget_seen(store: &Store) {
+    store.log().forget_seen();
+    store.blocks().forget_seen();
+}
+
 /// What a guest has read must not vanish: syncs every replayed segment and
 /// every block that the last epochs may have written in place.
 fn sync_all(store: &Store, name: &str, loaded: &Loaded) -> Result<()> {
@@ -386,6 +428,7 @@ fn new_state(store: &Store, head: Head) -> State {
         size_bytes: head.size_bytes,
         block_bytes: head.block_bytes,
         written: head.written,
+        overwrites: store.blocks().capabilities().overwrite_in_place,
         head,
     }
 }

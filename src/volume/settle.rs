@@ -9,6 +9,7 @@ use super::delta::{own_of, Delta, Own};
 use super::flush::own_record;
 use super::moving::{units_of, Moving, Target, Unit};
 use super::state::{NotLoaded, State};
+use super::whole::Making;
 use super::Volume;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
@@ -36,16 +37,24 @@ const RUN_GRANULES: u32 = 64;
 pub type Progress<'a> = &'a mut dyn FnMut(u64);
 
 /// One block on its way from the log into its own object.
-struct Settling {
+pub(super) struct Settling {
     block: u64,
     epoch: Id,
     make: bool,
+    /// Where nothing can be overwritten: how it is made, instead of `units`.
+    pub making: Option<Making>,
     /// What the own object holds afterwards.
     own: Own,
     /// Pieces before this position are in it then.
     settled: u64,
     /// What to write, and from where.
     units: Vec<Unit>,
+}
+
+impl Settling {
+    pub fn name(&self) -> ObjectName {
+        ObjectName::Block { epoch: self.epoch, index: self.block }
+    }
 }
 
 impl State {
@@ -71,12 +80,30 @@ impl State {
         if let Some(unrecorded) = self.unrecorded.get(&block).filter(|_| live) {
             settled = settled.max(unrecorded.settled);
         }
+        if !self.overwrites {
+            return self.plan_whole(block, epoch, settled);
+        }
         let after = own_after(&entry, &own, epoch, &mut wanted);
         let units = self.plan_units(block, &wanted)?;
         if live {
             self.busy_mut(block).settling = true;
         }
-        Ok(Some(Settling { block, epoch, make: own == Own::None, own: after, settled, units }))
+        let make = own == Own::None;
+        Ok(Some(Settling { block, epoch, make, making: None, own: after, settled, units }))
+    }
+
+    fn plan_whole(
+        &mut self,
+        block: u64,
+        epoch: Id,
+        settled: u64,
+    ) -> std::result::Result<Option<Settling>, NotLoaded> {
+        let Some(making) = self.plan_making(block)? else { return Ok(None) };
+        if self.generations.len() == 1 {
+            self.busy_mut(block).settling = true;
+        }
+        let (own, units) = (Own::Whole, Vec::new());
+        Ok(Some(Settling { block, epoch, make: true, making: Some(making), own, settled, units }))
     }
 
     fn plan_units(&self, block: u64, wanted: &Presence) -> std::result::Result<Vec<Unit>, NotLoaded> {
@@ -129,12 +156,17 @@ impl Volume {
     pub(super) fn settle_batch(self: &Arc<Self>, progress: Progress<'_>) -> Result<usize> {
         let count = if self.is_hasty() { HASTY_BATCH_BLOCKS } else { BATCH_BLOCKS };
         let blocks: Vec<u64> = self.state.lock().generations[0].pieces.by_age().take(count).collect();
+        let overwrites = self.state.lock().overwrites;
+        if !overwrites {
+            self.begin_making(&blocks)?;
+        }
         let mut batch = Vec::new();
         let mut bytes = 0;
         for block in blocks {
             match self.begin_settle(block) {
                 Ok(Some(settling)) => {
                     bytes += settling.units.iter().map(Unit::bytes).sum::<u64>();
+                    bytes += settling.making.as_ref().map_or(0, |_| self.block_bytes);
                     batch.push(settling);
                 }
                 Ok(None) => {}
@@ -146,6 +178,10 @@ impl Volume {
             if bytes >= BATCH_GRANULES * GRANULE_BYTES {
                 break;
             }
+        }
+        if batch.is_empty() && !overwrites && self.oldest_cut().is_some_and(|_| !self.is_oldest_settled()) {
+            let words = "its epoch has made a block that is to be settled for a snapshot";
+            return Err(Error::new(ErrorKind::Internal, "settle").because(words));
         }
         // What was begun at leisure goes on in haste when somebody waits.
         let in_flight = &|| if self.is_hasty() { HASTY_IN_FLIGHT } else { IN_FLIGHT };
@@ -193,14 +229,18 @@ impl Volume {
         if batch.is_empty() {
             return Ok(());
         }
+        let counted = &mut |bytes| {
+            self.settled_bytes.fetch_add(bytes, Ordering::Relaxed);
+            progress(bytes);
+        };
+        if batch.iter().any(|settling| settling.making.is_some()) {
+            // What is made is durable.
+            self.make_blocks(batch, in_flight(), counted)?;
+            return self.record_settled(batch);
+        }
         let blocks = self.store.blocks();
-        let targets: Vec<Target> = batch
-            .iter()
-            .map(|s| {
-                let name = ObjectName::Block { epoch: s.epoch, index: s.block };
-                Target { name, own: s.own.clone() }
-            })
-            .collect();
+        let targets: Vec<Target> =
+            batch.iter().map(|s| Target { name: s.name(), own: s.own.clone() }).collect();
         for (_, target) in batch.iter().zip(&targets).filter(|(settling, _)| settling.make) {
             match blocks.create_sparse(&target.name, self.block_bytes) {
                 Err(error) if error.is(ErrorKind::Exists) => {}
@@ -210,10 +250,6 @@ impl Volume {
         let units = batch.iter_mut().enumerate().flat_map(|(target, settling)| {
             std::mem::take(&mut settling.units).into_iter().map(move |unit| (target, unit))
         });
-        let counted = &mut |bytes| {
-            self.settled_bytes.fetch_add(bytes, Ordering::Relaxed);
-            progress(bytes);
-        };
         Moving::new(blocks, &targets, in_flight).carry_out(units, counted)?;
         let names: Vec<ObjectName> = targets.into_iter().map(|target| target.name).collect();
         if !fault::on(fault::Planted::RecordBeforeContent) {

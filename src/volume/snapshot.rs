@@ -82,7 +82,12 @@ impl Volume {
             created_ns: created.subsec_nanos(),
             name: name.clone(),
         };
-        self.cut(epoch, Some(taken), None)
+        if self.state.lock().overwrites {
+            return self.cut(epoch, Some(taken), None);
+        }
+        // In which nothing is made but what is settled for the snapshot.
+        let sealed = epoch::claim(&self.store, self.id, &self.name)?;
+        self.cut_after(Some(sealed), epoch, Some(taken), None)
     }
 
     /// Error: `Exists`.
@@ -107,6 +112,17 @@ impl Volume {
         taken: Option<CutSnapshot>,
         shrink_bytes: Option<u64>,
     ) -> Result<()> {
+        self.cut_after(None, epoch, taken, shrink_bytes)
+    }
+
+    /// As `cut`, after an epoch in which nobody writes.
+    fn cut_after(
+        self: &Arc<Self>,
+        sealed: Option<Id>,
+        epoch: Id,
+        taken: Option<CutSnapshot>,
+        shrink_bytes: Option<u64>,
+    ) -> Result<()> {
         let _flushing = self.flushing.lock();
         {
             let mut state = self.state.lock();
@@ -119,6 +135,7 @@ impl Volume {
         if !fault::on(fault::Planted::CutBeforeContent) {
             result = self.flush_locked();
         }
+        let result = result.and_then(|()| sealed.map_or(Ok(()), |sealed| self.append_sealed(sealed)));
         let result = result.and_then(|()| self.append_cut(epoch, taken, shrink_bytes));
         if result.is_err() {
             self.state.lock().cutting = false;
@@ -126,6 +143,17 @@ impl Volume {
         }
         self.sync_log()?;
         self.lease_confirm()
+    }
+
+    /// Begins an epoch; the next cut follows at once, and until then all that is
+    /// written goes to the log.
+    fn append_sealed(self: &Arc<Self>, epoch: Id) -> Result<()> {
+        let size_bytes = self.state.lock().size_bytes;
+        let record = Record::Cut { epoch, size_bytes, snapshot: None, shrink_bytes: None };
+        let appended = self.log.append_now_by(record, || self.have_log_driven());
+        let at = appended.map_err(|error| self.poison_unless_full(error))?;
+        self.state.lock().note_epoch(at.position + 1, epoch);
+        Ok(())
     }
 
     fn append_cut(
@@ -152,6 +180,11 @@ impl Volume {
         }
         let result = receiver.recv().map_err(|_| Error::new(ErrorKind::Internal, "append to the log"))?;
         result.map_err(|error| self.poison_unless_full(error))
+    }
+
+    /// Snapshots that are taken and not published yet, oldest first.
+    pub fn pending_snapshots(&self) -> Vec<Listed> {
+        self.state.lock().pending()
     }
 
     /// Snapshots of this volume, oldest first, pending ones last. Those that

@@ -115,6 +115,8 @@ pub struct State {
     pub size_bytes: u64,
     pub block_bytes: u64,
     pub written: bool,
+    /// The store of its blocks can overwrite; see `whole`.
+    pub overwrites: bool,
 }
 
 /// What is beneath the live generation's own object of a block.

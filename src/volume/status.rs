@@ -127,6 +127,12 @@ impl Volume {
         self.state.lock().epoch()
     }
 
+    /// Bytes of log that are not settled, and how many there may be.
+    pub fn log_fill(&self) -> (u64, u64) {
+        let position = self.state.lock().head.log.position;
+        (self.log.bytes_since(position), self.log_limit_bytes)
+    }
+
     /// Counts what the volume's entries name.
     pub fn usage(&self) -> Result<Usage> {
         let (epoch, block_bytes) = (self.epoch(), self.block_bytes);

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::backend::memory::Memory;
+use crate::backend::only::{Only, Part};
 use crate::backend::recording::{Op, Recording};
+use crate::backend::Backend;
 use crate::catalog::{clone, snapshot as snapshots, volume as names};
 use crate::log::LogOptions;
 use crate::name::{ObjectName, SnapshotName, VolumeName};
@@ -18,6 +20,7 @@ mod edges;
 mod full;
 mod handing;
 mod numbers;
+mod once;
 mod reading;
 mod rollback;
 mod tainted;
@@ -192,8 +195,13 @@ impl World {
     }
 }
 
-fn history(seed: u64, steps: u64) {
-    let store = store();
+/// The log in a place of its own; each lets only its own objects in.
+fn combined() -> Store {
+    let only = |part| Arc::new(Only::new(Arc::new(Memory::new()), part)) as Arc<dyn Backend>;
+    Store::init_combined("test", only(Part::AllButTheLog), only(Part::Log), BLOCK).unwrap()
+}
+
+fn history(store: Store, seed: u64, steps: u64) {
     let size = 8 * BLOCK + 5000;
     names::create(&store, &name("v"), size, BLOCK).unwrap();
     let mut world = World {
@@ -227,7 +235,27 @@ fn history(seed: u64, steps: u64) {
 #[test]
 fn random_histories_read_back_as_a_plain_array() {
     for seed in 0..150 {
-        history(seed, 200);
+        history(store(), seed, 200);
+    }
+}
+
+#[test]
+fn random_histories_with_the_log_elsewhere() {
+    for seed in 0..100 {
+        history(combined(), seed, 200);
+    }
+}
+
+/// Nothing but the log can be overwritten.
+fn once() -> Store {
+    let backend = Arc::new(Only::new(Arc::new(Memory::new()), Part::BlocksOnce));
+    Store::init("test", backend, BLOCK).unwrap()
+}
+
+#[test]
+fn random_histories_where_nothing_is_overwritten() {
+    for seed in 0..150 {
+        history(once(), seed, 200);
     }
 }
 

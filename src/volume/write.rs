@@ -37,6 +37,8 @@ pub enum Way {
     /// The whole block, or a block over zeroes: from then on the own object
     /// holds all of it.
     Whole,
+    /// The whole block, as a new object: on a store that cannot overwrite.
+    Create,
     /// Append it to the log.
     Log,
 }
@@ -87,6 +89,9 @@ impl State {
         let settling = self.is_settling(block);
         let beneath = self.entry(block)?;
         let own = super::delta::own_of(&beneath.entry, self.epoch(), block);
+        if !self.overwrites {
+            return Ok(self.way_without_overwriting(block, end - start, &own));
+        }
         if self.cutting {
             return Ok((Way::Log, false));
         }
@@ -140,7 +145,7 @@ impl State {
         let beneath = self.entry(block)?;
         let own = match super::delta::own_of(&beneath.entry, epoch, block) {
             Own::Whole => Own::Whole,
-            _ if begun.way == Way::Whole => Own::Whole,
+            _ if matches!(begun.way, Way::Whole | Way::Create) => Own::Whole,
             own => {
                 let mut presence = match own {
                     Own::Part(presence) => presence,
@@ -230,7 +235,7 @@ impl Volume {
         match way {
             Way::Log => state.busy_mut(block).logging += 1,
             Way::InPlace => state.in_place += 1,
-            Way::Direct | Way::Whole => {
+            Way::Direct | Way::Whole | Way::Create => {
                 state.in_place += 1;
                 state.busy_mut(block).direct += 1;
             }
@@ -350,7 +355,8 @@ impl Volume {
     /// `drive_log` for whoever may hold a lock: what others have queued is
     /// completed with it, and a completion may take a lock of its caller's.
     pub(super) fn have_log_driven(self: &Arc<Self>) {
-        match self.driver.get() {
+        let driver = self.driver.lock().clone();
+        match driver {
             Some(driver) if !fault::on(fault::Planted::CompletedUnderLock) => driver(Arc::clone(self)),
             _ => self.drive_log(),
         }
@@ -359,7 +365,7 @@ impl Volume {
     /// From now on `driver` has the log driven, on another thread, where this
     /// one may hold a lock.
     pub fn set_driver(&self, driver: Driver) {
-        let _already_set = self.driver.set(driver);
+        *self.driver.lock() = Some(driver);
     }
 
     /// As `drive_log`, without blocking; see `Log::drive_native`.
@@ -393,6 +399,10 @@ impl Volume {
                 self.drive_log();
             }
             return receiver.recv().map_err(|_| Error::new(ErrorKind::Internal, "append to the log"))?;
+        }
+        if begun.way == Way::Create {
+            let result = self.create_block(begun, data);
+            return self.end_write(begun, result);
         }
         let mut plain = vec![0; data.len()];
         data.copy_to(0, &mut plain);

@@ -33,6 +33,7 @@ impl State {
         let own = own_of(&self.entry(block)?.entry, epoch, block);
         let granule = crate::store::GRANULE_BYTES as u32;
         let held = match &own {
+            _ if !self.overwrites => false,
             Own::Whole => true,
             Own::Part(presence) => presence.covers(start / granule, end.div_ceil(granule)),
             Own::None => false,
@@ -46,6 +47,11 @@ impl State {
         self.busy_mut(block).logging += 1;
         let calm = self.busy.get(&block).is_none_or(|busy| busy.direct == 0 && !busy.settling);
         if whole && (own == Own::None || gives_up) && calm {
+            return Ok(Zeroing::Entry);
+        }
+        if whole && !self.overwrites && self.is_recorded(block) && calm {
+            // The entry forgets that this epoch has made the block.
+            self.tainted.insert(block);
             return Ok(Zeroing::Entry);
         }
         Ok(Zeroing::Write(begun(Way::Log)))

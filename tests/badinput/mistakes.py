@@ -137,8 +137,8 @@ def in_use(lab):
     before = digest(lab.path('one/head'))
     for answer in everywhere(lab, 'archipelago:v'):
         answer.refused(named, "'v'", 'archipelago lease show v')
-    for words in (['snapshot', 'v@t'], ['resize', 'v', '16M'], ['rm', 'v', '--snapshots'], ['rollback', 'v@s']):
-        command(lab, *words).refused(named, code=BUSY)
+    for words in (['rm', 'v', '--snapshots'], ['rollback', 'v@s'], ['resize', 'v', '4M', '--shrink']):
+        command(lab, *words).refused("'v'", code=BUSY)
     command(lab, 'lease', 'break', 'v').refused(named, code=BUSY)
     same(digest(lab.path('one/head')), before, 'the heads of the store')
     # What needs no lease works beside it.

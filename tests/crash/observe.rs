@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use archipelago::backend::Backend;
 use archipelago::catalog::volume as names;
 use archipelago::clock::seeded;
 use archipelago::error::{Error, ErrorKind, Result};
@@ -15,7 +14,7 @@ use archipelago::volume::{Mode, OpenOptions, Volume};
 use super::disk::{Disk, Names};
 use super::image::Image;
 use super::model::{Seen, Values};
-use super::world::{collect, read_values, used_twice};
+use super::world::{backend, collect, read_values, used_twice};
 
 /// What was found, or the error that was in the way.
 pub type Found = std::result::Result<Vec<Seen>, (ErrorKind, String)>;
@@ -48,7 +47,7 @@ pub fn observe(
 fn observe_on(disk: &Arc<Disk>, values: &Values, options: &OpenOptions, depth: Depth) -> Found {
     seeded::seed(Some(SEED));
     let explained = |error: Error| (error.kind(), error.full());
-    let store = Store::open("crash", Arc::clone(disk) as Arc<dyn Backend>).map_err(explained)?;
+    let store = Store::open("crash", backend(disk)).map_err(explained)?;
     let mut found = Vec::new();
     let listed = names::list(&store).map_err(explained)?;
     let about =

@@ -3,9 +3,11 @@
 //! recorded among the operations of the store.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;
 
+use archipelago::backend::only::{Only, Part};
+use archipelago::backend::Backend;
 use archipelago::catalog::{clone, snapshot as snapshots, volume as names};
 use archipelago::error::{Error, ErrorKind, Result};
 use archipelago::log::LogOptions;
@@ -61,6 +63,17 @@ thread_local! {
     static LAGGING: RefCell<Option<Arc<Disk>>> = const { RefCell::new(None) };
 }
 
+/// Blocks are made once and never overwritten, as on a store that cannot.
+pub static ONCE: AtomicBool = AtomicBool::new(false);
+
+/// What a store stands on.
+pub fn backend(disk: &Arc<Disk>) -> Arc<dyn Backend> {
+    match ONCE.load(Ordering::SeqCst) {
+        true => Arc::new(Only::new(disk.clone(), Part::BlocksOnce)),
+        false => disk.clone(),
+    }
+}
+
 /// Makes the listings of a disk lag, for this thread's gc; `None`: not any
 /// longer, and then it need not have waited.
 pub fn lag(lagging: Option<(&Arc<Disk>, Lag)>) {
@@ -92,7 +105,7 @@ impl World {
     /// A store with one volume, `v`.
     pub fn new(setup: &Setup, base: &OpenOptions) -> Outcome<World> {
         let disk = Disk::new(Default::default(), true);
-        let store = Store::init("crash", disk.clone(), setup.block_bytes).map_err(|e| wrong("init", &e))?;
+        let store = Store::init("crash", backend(&disk), setup.block_bytes).map_err(|e| wrong("init", &e))?;
         names::create(&store, &volume_name("v"), setup.volume_bytes, setup.block_bytes)
             .map_err(|e| wrong("create", &e))?;
         disk.take_events();
@@ -111,7 +124,7 @@ impl World {
         setup: &Setup,
         base: &OpenOptions,
     ) -> Outcome<World> {
-        let store = Store::open("crash", disk.clone()).map_err(|e| wrong("open the store", &e))?;
+        let store = Store::open("crash", backend(&disk)).map_err(|e| wrong("open the store", &e))?;
         Ok(World::with(disk, store, model, values, 1 << 20, setup, base))
     }
 

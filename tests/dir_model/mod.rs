@@ -14,6 +14,8 @@ use std::time::Duration;
 use archipelago::backend::dir_sys::{DirEntry, FileStat, FileSystem, Files, Handle, SyncSite};
 use archipelago::backend::LockMode;
 
+pub mod client;
+
 #[derive(Clone, Debug)]
 pub enum Inode {
     File { live: Vec<u8>, durable: Vec<u8>, synced: bool },
@@ -170,6 +172,21 @@ impl State {
         }
     }
 
+    /// On a brick of GlusterFS: `fsync` of a file writes the journal, with all
+    /// names of before; of a directory it does nothing.
+    fn sync_journal(&mut self, file: usize) {
+        if matches!(&*self.inodes[file], Inode::Directory { .. }) {
+            return;
+        }
+        self.sync(file);
+        self.above_synced = true;
+        for number in 0..self.inodes.len() {
+            if matches!(&*self.inodes[number], Inode::Directory { .. }) {
+                self.sync(number);
+            }
+        }
+    }
+
     fn look_up(&self, path: &str) -> io::Result<usize> {
         let mut number = 0;
         for part in path.split('/').filter(|part| !part.is_empty()) {
@@ -234,7 +251,7 @@ impl State {
 fn number(handle: &Handle) -> usize {
     match handle {
         Handle::Number(number) => usize::try_from(*number).unwrap(),
-        Handle::Fd(_) => panic!("a descriptor in a model"),
+        Handle::Fd(_) | Handle::Gluster(_) => panic!("an open file in a model"),
     }
 }
 
@@ -482,8 +499,11 @@ impl Files for Model {
     }
 
     fn fsync(&self, file: &Handle, site: SyncSite) -> io::Result<()> {
+        let in_journal = self.file_system.names_with_files;
         self.sync("fsync", site, |state| match file {
+            Handle::Number(ABOVE) if in_journal => {}
             Handle::Number(ABOVE) => state.above_synced = true,
+            file if in_journal => state.sync_journal(number(file)),
             file => state.sync(number(file)),
         })
     }

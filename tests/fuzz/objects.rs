@@ -2,7 +2,7 @@
 
 use archipelago::catalog::head::{self, Head, LogStart};
 use archipelago::catalog::identity::Identity;
-use archipelago::catalog::lease_format::{self, Holder, Record, State};
+use archipelago::catalog::lease_format::{self, Destination, Holder, Record, State};
 use archipelago::catalog::snapshot::{self, Snapshot};
 use archipelago::catalog::{epoch, maintenance, scrub, volume, Parent};
 use archipelago::codec::ENVELOPE_BYTES;
@@ -200,7 +200,7 @@ fn identity() -> Identity {
 fn maintenances() -> Vec<Vec<u8>> {
     vec![
         maintenance::encoded(1, &identity(), 5, Id(6)),
-        maintenance::encoded(1 << 40, &identity(), 0, Id(1)),
+        maintenance::encoded(1 << 40, &identity(), 0, Id(0)),
     ]
 }
 
@@ -211,7 +211,7 @@ fn decode_maintenance(data: &[u8]) -> Result<Outcome, String> {
         &object,
         data,
         |data| maintenance::decode(&object, data),
-        |(who, since_s)| maintenance::encoded(number, who, *since_s, Id(6)),
+        |(who, since_s, ended)| maintenance::encoded(number, who, *since_s, Id(if *ended { 0 } else { 6 })),
     )
 }
 
@@ -237,6 +237,8 @@ fn leases() -> Vec<Vec<u8>> {
         State::Released { clean: true },
         State::Released { clean: false },
         State::Broken { by: "root@alpha".to_owned() },
+        State::Moved(Destination { store: Id(8), store_name: "ceph".to_owned() }),
+        State::Standby(Destination { store: Id(9), store_name: "main".to_owned() }),
     ];
     let record = |state: State| {
         let socket = (state == State::Held).then(|| "/run/archipelago/web.sock".to_owned());

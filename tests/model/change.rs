@@ -128,7 +128,7 @@ impl World<'_> {
         let held = volume.is_some_and(|volume| {
             self.has_snapshots(volume)
                 || self.is_held(volume, How::Writable, None)
-                || self.is_held(volume, How::ReadOnly, None)
+                || self.is_barred(volume, None)
         });
         let refusals = reasons(&[(volume.is_none(), Refusal::Missing), (held, Refusal::Held)]);
         if let (true, Some(volume)) = (self.settle("remove", &got, &refusals)?, volume) {
@@ -138,11 +138,17 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Readers keep writers away, where the store has locks.
+    fn is_barred(&self, volume: usize, except: Option<usize>) -> bool {
+        let locks = self.driver.store().control().capabilities().fences;
+        locks && self.is_held(volume, How::ReadOnly, except)
+    }
+
     /// Who stands in the way of opening a volume so.
     fn in_the_way(&self, volume: usize, how: How, except: Option<usize>) -> bool {
         let writer = self.is_held(volume, How::Writable, except);
         match how {
-            How::Writable => writer || self.is_held(volume, How::ReadOnly, except),
+            How::Writable => writer || self.is_barred(volume, except),
             How::ReadOnly => writer,
             How::Inactive => false,
         }

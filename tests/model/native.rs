@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use archipelago::backend::dir::{Dir, DirOptions};
 use archipelago::backend::memory::Memory;
+use archipelago::backend::only::{Only, Part};
 use archipelago::backend::Backend;
 use archipelago::catalog::{clone, volume as names};
 use archipelago::io::{Device, DeviceOptions, Operation, Request};
@@ -45,12 +46,29 @@ impl Native {
         Native::on(Arc::new(Memory::new()))
     }
 
+    /// Its log in another place; each lets only its own objects in.
+    pub fn on_two_memories() -> Native {
+        let only = |part| Arc::new(Only::new(Arc::new(Memory::new()), part)) as Arc<dyn Backend>;
+        let (front, log) = (only(Part::AllButTheLog), only(Part::Log));
+        Native { store: Store::init_combined("test", front, log, BLOCK).unwrap() }
+    }
+
+    /// Nothing but the log is overwritten.
+    pub fn on_memory_once() -> Native {
+        Native::on(Arc::new(Only::new(Arc::new(Memory::new()), Part::BlocksOnce)))
+    }
+
     pub fn on_dir(folder: &Path) -> Native {
         Native::on(Arc::new(Dir::create(&folder.join("store"), DirOptions::default()).unwrap()))
     }
 
     fn on(backend: Arc<dyn Backend>) -> Native {
-        Native { store: Store::init("test", backend, BLOCK).unwrap() }
+        Native::over(Store::init("test", backend, BLOCK).unwrap())
+    }
+
+    /// Its block size is `BLOCK`.
+    pub fn over(store: Store) -> Native {
+        Native { store }
     }
 
     fn make_clone(&self, volume: &VolumeName, which: &SnapshotName, to: &str, size_bytes: u64) -> Result<()> {

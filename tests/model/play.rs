@@ -534,6 +534,10 @@ fn windows(size_bytes: u64) -> Vec<(u64, u64)> {
 fn names_left(driver: &dyn Driver) -> BTreeSet<String> {
     use archipelago::backend::BackendExt;
     let prefixes = ["volume/", "head/", "log/", "map/", "block/", "snapshot/"];
-    let listed = prefixes.iter().flat_map(|prefix| driver.store().control().list_all(prefix).unwrap());
+    let place = |prefix: &str| match prefix {
+        "log/" => driver.store().log(),
+        _ => driver.store().control(),
+    };
+    let listed = prefixes.iter().flat_map(|prefix| place(prefix).list_all(prefix).unwrap());
     listed.map(|name| name.to_string()).collect()
 }

@@ -54,7 +54,8 @@ class Lab:
             file.write('default_store = "one"\n\n'
                        f'[stores.one]\nurl = "dir:{self.path("one")}"\n\n'
                        f'[stores.two]\nurl = "dir:{self.path("two")}"\n')
-        self.env = dict(os.environ, ARCHIPELAGO_CONFIG=self.config)
+        self.env = dict(os.environ, ARCHIPELAGO_CONFIG=self.config,
+                        ARCHIPELAGO_RUN_DIR=self.path('run'))
         self.env['PATH'] = os.environ['ARCHIPELAGO_QEMU'] + '/bin:' + os.environ['PATH']
         for store in ('one', 'two'):
             self.run(os.environ['ARCHIPELAGO_PROG'], '--store', store, 'init')
@@ -141,7 +142,8 @@ class Daemon:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(DEADLINE_S)
         self._connect(path)
-        self.file = self.socket.makefile('rw', encoding='utf-8')
+        # One for both ways would drop what it has read ahead when something is written.
+        self.file = self.socket.makefile('r', encoding='utf-8')
         self.events = []
         self.file.readline()
         self.qmp('qmp_capabilities')
@@ -174,8 +176,8 @@ class Daemon:
     def qmp(self, command, fails=False, **arguments):
         """The answer to a command; the words of its error with fails=True."""
         words = {key.replace('_', '-'): value for key, value in arguments.items()}
-        self.file.write(json.dumps({'execute': command, 'arguments': words}) + '\n')
-        self.file.flush()
+        words = json.dumps({'execute': command, 'arguments': words})
+        self.socket.sendall(f'{words}\n'.encode())
         message = self._answer(lambda m: 'return' in m or 'error' in m)
         if fails:
             expect('error' in message, f'{command} should have failed: {message}')

@@ -25,7 +25,7 @@ const LOCK: ObjectName = ObjectName::Lease { volume: Id(1), number: 0 };
 /// A namespace that nobody has used, through a connection that no other test
 /// has: who is cut off is so with all of it. (The folder keeps the
 /// configuration.) `None` without a cluster.
-fn fresh() -> Option<(tempfile::TempDir, RadosOptions)> {
+pub fn fresh() -> Option<(tempfile::TempDir, RadosOptions)> {
     let Some(conf) = std::env::var_os("ARCHIPELAGO_TEST_CEPH_CONF") else {
         eprintln!("passed over: ARCHIPELAGO_TEST_CEPH_CONF names no cluster");
         return None;
@@ -39,12 +39,12 @@ fn fresh() -> Option<(tempfile::TempDir, RadosOptions)> {
     }))
 }
 
-fn open(options: &RadosOptions) -> Arc<Rados> {
+pub fn open(options: &RadosOptions) -> Arc<Rados> {
     Arc::new(Rados::open(options).unwrap())
 }
 
 /// The same store through another connection, which counts as another host.
-fn elsewhere(options: &RadosOptions) -> (tempfile::TempDir, RadosOptions) {
+pub fn elsewhere(options: &RadosOptions) -> (tempfile::TempDir, RadosOptions) {
     let folder = tempfile::tempdir().unwrap();
     let conf = folder.path().join("ceph.conf");
     std::fs::copy(options.conf.as_ref().unwrap(), &conf).unwrap();

@@ -9,6 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use archipelago::backend::faulty::{Fault, Method, Rule};
+use archipelago::backend::memory::Memory;
+use archipelago::backend::only::{Only, Part};
 use archipelago::ErrorKind;
 
 use super::sites::Finder;
@@ -74,7 +76,10 @@ pub fn faults(method: Method) -> Vec<Fault> {
 }
 
 fn begin(story: &Story) -> World {
-    let mut world = World::new(story.list_lag_s, story.data_path);
+    let mut world = match story.once {
+        true => World::over(Arc::new(Only::new(Arc::new(Memory::new()), Part::BlocksOnce)), false),
+        false => World::new(story.list_lag_s, story.data_path),
+    };
     (story.before)(&mut world);
     world.errors.clear();
     world

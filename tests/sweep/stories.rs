@@ -18,6 +18,8 @@ pub struct Story {
     pub name: &'static str,
     pub list_lag_s: u32,
     pub data_path: bool,
+    /// Blocks cannot be overwritten.
+    pub once: bool,
     /// Before anything fails.
     pub before: fn(&mut World),
     pub run: fn(&mut World),
@@ -31,6 +33,7 @@ const PLAIN: Story = Story {
     name: "",
     list_lag_s: 0,
     data_path: false,
+    once: false,
     before: |_| {},
     run: |_| {},
     fails: false,
@@ -42,6 +45,8 @@ pub fn all() -> Vec<Story> {
         Story { name: "everything on a volume", run: everything, ..PLAIN },
         Story { name: "the same on a data path", run: everything, data_path: true, ..PLAIN },
         Story { name: "the same where listings lag", run: everything, list_lag_s: 1, ..PLAIN },
+        Story { name: "blocks made once", run: everything, once: true, ..PLAIN },
+        Story { name: "blocks of a dead holder", before: die_publishing, run: go_on, once: true, ..PLAIN },
         Story { name: "names and leases", run: catalog, removes: true, ..PLAIN },
         Story { name: "names where listings lag", run: catalog, list_lag_s: 1, removes: true, ..PLAIN },
         Story { name: "what a crash left", before: crash, run: recover, ..PLAIN },
@@ -138,6 +143,9 @@ fn catalog(world: &mut World) {
     world.act(|world| usage::run(&world.store, &mut |_| {}));
     world.act(|world| parts::take_census(&world.store));
     world.act(|world| names::list(&world.store));
+    // As of a volume that comes from another store.
+    world.act(|world| names::arrive(&world.store, &name("y"), names::lookup(&world.store, &name("z"))?));
+    world.act(|world| names::remove(&world.store, &name("y"), true));
     world.act(|world| names::remove(&world.store, &name("z"), true));
     world.act(|world| Store::open("again", std::sync::Arc::new(world.faulty.clone())));
     world.gc();
@@ -154,6 +162,29 @@ fn crash(world: &mut World) {
     world.flush();
     world.act(|world| world.volume.prepare_log());
     world.write(13, 2);
+}
+
+/// A block is made for a snapshot, and its maker is not told.
+fn die_publishing(world: &mut World) {
+    world.write(0, 16);
+    world.write(1, 1);
+    world.write(6, 1);
+    world.snapshot("a");
+    world.flush();
+    world.faulty.inject(Rule::new(Fault::FailAfterApplying).on(Method::Create).named("block/"));
+    assert!(world.volume.publish_all().is_err());
+    world.faulty.clear();
+}
+
+fn go_on(world: &mut World) {
+    world.crash_and_open();
+    world.read();
+    world.act(|world| world.volume.settle_all());
+    world.write(1, 1);
+    world.write(20, 4);
+    world.flush();
+    world.act(|world| world.volume.settle_all());
+    world.read();
 }
 
 fn recover(world: &mut World) {

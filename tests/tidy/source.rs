@@ -92,7 +92,8 @@ pub fn quoted_bytes(rest: &[u8], quote: u8) -> usize {
 
 /// A file of tests, or what `#[cfg(test)]` stands before at the left margin.
 pub fn test_lines(path: &str, text: &str, code: &str) -> Vec<bool> {
-    let is_file = path.contains("/tests/") || path.ends_with("tests.rs") || path.contains("/conformance");
+    let is_kit = path.contains("/conformance") || path.starts_with("testkit/");
+    let is_file = path.contains("/tests/") || path.ends_with("tests.rs") || is_kit;
     let mut lines = Vec::new();
     let mut inside = false;
     for (line, code) in text.lines().zip(code.lines()) {

@@ -1,6 +1,7 @@
 //! Leases: who gets a volume, when, and what the loser is told.
 
 use super::*;
+use crate::catalog::lease::Destination;
 
 fn dead_identity() -> Identity {
     // No process has this number and this start.
@@ -168,6 +169,51 @@ fn a_lease_that_is_not_renewed_in_time_is_not_relied_on() {
     };
     let (held, _) = lease::take(&store, volume, "web", &options).unwrap();
     wait_until(|| held.confirm().is_err_and(|error| error.is(ErrorKind::Unavailable)));
+}
+
+/// The store is away for longer than the deadline: whoever flushes waits, and
+/// goes on when it is back, unless the lease was taken away or is given back.
+#[test]
+fn a_store_that_was_away_for_longer_than_the_deadline_is_waited_for() {
+    for end in ["back", "broken", "given back"] {
+        let faulty = Faulty::new(Arc::new(Memory::with(Capabilities { fences: false, ..CAPABILITIES })));
+        let store = Store::init("test", Arc::new(faulty.clone()), 65536).unwrap();
+        let volume = make(&store, "web");
+        let options = Options { deadline: Duration::from_millis(40), identity: elsewhere(), ..quick() };
+        let (held, _) = lease::take(&store, volume, "web", &options).unwrap();
+        held.confirmation().wait().unwrap();
+        let away = Fault::Fail(ErrorKind::Unavailable);
+        faulty.inject(Rule::new(away).on(Method::Create).named("lease/").times(u64::MAX));
+        wait_until(|| held.confirm().is_err_and(|error| error.is(ErrorKind::Unavailable)));
+        let (told, waits) = (std::sync::atomic::AtomicBool::new(false), held.confirmation());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let result = waits.wait();
+                told.store(true, std::sync::atomic::Ordering::SeqCst);
+                result
+            });
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(!told.load(std::sync::atomic::Ordering::SeqCst), "it was not waited for");
+            match end {
+                "back" => {
+                    faulty.clear();
+                    waiting.join().unwrap().unwrap();
+                    held.confirm().unwrap();
+                }
+                "broken" => {
+                    faulty.clear();
+                    lease::break_lease(&store, volume, "web", "me").unwrap();
+                    // It may have been confirmed once more before.
+                    drop(waiting.join().unwrap());
+                    wait_until(|| held.confirmation().wait().is_err_and(|error| error.is(ErrorKind::Fenced)));
+                }
+                _ => {
+                    let _late = held.release(true);
+                    assert!(waiting.join().unwrap().unwrap_err().is(ErrorKind::Unavailable));
+                }
+            }
+        });
+    }
 }
 
 #[test]
@@ -404,4 +450,50 @@ fn the_patience_with_a_dead_holder_has_an_end() {
     let error = lease::take(&store, volume, "web", &impatient).unwrap_err();
     assert!(error.is(ErrorKind::Busy), "{error}");
     assert!(error.to_string().contains("it has ended, but the disk is not done with its writes"), "{error}");
+}
+
+/// A volume that was moved away is in this store for nobody, until it comes
+/// back; and whoever could not say that it has moved goes on.
+#[test]
+fn a_volume_that_was_moved_away_is_here_for_nobody() {
+    let to = Destination { store: Id(9), store_name: "ceph".to_owned() };
+    for memory in [Memory::new(), Memory::with(Capabilities { fences: false, ..CAPABILITIES })] {
+        let faulty = Faulty::new(Arc::new(memory));
+        let store = Store::init("test", Arc::new(faulty.clone()), 64 << 10).unwrap();
+        let volume = make(&store, "web");
+        let (mut held, _) = lease::take(&store, volume, "web", &quick()).unwrap();
+        // The thread that renews must not be the one that is struck.
+        let full = Fault::Fail(ErrorKind::NoSpace);
+        faulty.inject(Rule::new(full).on(Method::Create).named(prefix::leases_of(volume)).times(u64::MAX));
+        assert!(held.move_away(&to).unwrap_err().is(ErrorKind::NoSpace));
+        faulty.clear();
+        std::thread::sleep(Duration::from_millis(30));
+        held.confirm().unwrap();
+        assert_eq!(lease::moved_to(&store, volume).unwrap(), None);
+        held.move_away(&to).unwrap();
+        drop(held);
+        assert_eq!(lease::moved_to(&store, volume).unwrap(), Some(to.clone()));
+        assert_eq!(lease::show(&store, volume).unwrap(), LeaseState::Moved(to.clone()));
+        let error = lease::take(&store, volume, "web", &quick()).unwrap_err();
+        assert!(error.is(ErrorKind::NotFound) && error.to_string().contains("to store 'ceph'"), "{error}");
+        assert!(lease::break_lease(&store, volume, "web", "me").unwrap_err().is(ErrorKind::Invalid));
+        let from = Destination { store: Id(10), store_name: "nfs".to_owned() };
+        let comes_back = Options { arrives: Some(from.clone()), ..quick() };
+        let (back, taken) = lease::take(&store, volume, "web", &comes_back).unwrap();
+        assert!(taken.clean);
+        assert!(lease::take(&store, volume, "web", &quick()).unwrap_err().is(ErrorKind::Busy));
+        assert!(lease::complete_arrival(&store, volume, "web").unwrap_err().is(ErrorKind::Busy));
+        back.release(true).unwrap();
+        // It has not arrived: it is where it came from.
+        assert_eq!(lease::moved_to(&store, volume).unwrap(), Some(from.clone()));
+        let (mut back, _) = lease::take(&store, volume, "web", &comes_back).unwrap();
+        std::thread::sleep(Duration::from_millis(30));
+        assert_eq!(lease::moved_to(&store, volume).unwrap(), Some(from));
+        back.settle_in().unwrap();
+        std::thread::sleep(Duration::from_millis(30));
+        back.confirm().unwrap();
+        assert_eq!(lease::moved_to(&store, volume).unwrap(), None);
+        back.release(true).unwrap();
+        assert_eq!(lease::show(&store, volume).unwrap(), LeaseState::Free { clean: true });
+    }
 }

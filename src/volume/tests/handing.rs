@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::backend::faulty::{Fault, Faulty, Method, Rule};
 use crate::backend::memory::CAPABILITIES;
-use crate::backend::{Backend, Capabilities};
+use crate::backend::{Backend, BackendExt, Capabilities};
 use crate::catalog::identity::Identity;
+use crate::name::prefix;
 use crate::catalog::{head, lease, maintenance};
 
 fn snap(text: &str) -> SnapshotName {
@@ -168,6 +169,47 @@ fn a_holder_that_lost_its_lease_answers_no_flush() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(lab.volume.write_at(0, &[3; 512]).is_err(), "it has stopped");
+}
+
+/// One that was given up while it lived makes a segment of the log just before
+/// the next one does.
+#[test]
+fn who_opens_a_volume_may_lose_a_number_to_who_was_given_up() {
+    let elsewhere = Identity { boot_id: "another boot".into(), ..Identity::of_this_process() };
+    let lease_options =
+        lease::Options { identity: elsewhere, renew_every: Duration::from_secs(600), ..Default::default() };
+    let old_options = OpenOptions { lease: lease_options, ..options() };
+    let lab = lab_with(Capabilities { fences: false, ..CAPABILITIES }, &old_options);
+    lab.volume.flush().unwrap();
+    let plain = plain(&lab);
+    let there = segments_of(&plain, lab.volume.id);
+    // It makes the next one later than that.
+    while !lab.volume.log.prepare().unwrap() {
+        lab.volume.write_at(512, &[2; 512]).unwrap();
+    }
+    let next = segments_of(&plain, lab.volume.id).pop().unwrap();
+    let content = plain.log().read_all(&next, 1 << 30).unwrap();
+    plain.log().delete(&next).unwrap();
+    assert_eq!(segments_of(&plain, lab.volume.id), there);
+    lease::break_lease(&lab.store, lab.volume.id, "v", "me").unwrap();
+    let (late, once) = (plain.clone(), std::sync::atomic::AtomicBool::new(true));
+    let rule = Rule::new(Fault::Delay(Duration::ZERO)).on(Method::Create).named("log/").times(u64::MAX);
+    lab.faulty.inject(rule.when(move |_, _| {
+        if once.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            late.log().create(&next, &content).unwrap();
+        }
+        false
+    }));
+    let volume = open(&lab.store, "v");
+    assert!(segments_of(&plain, lab.volume.id).len() > there.len() + 1, "nothing was in the way");
+    assert_same(&volume, &lab.model, "opened in spite of it");
+    volume.write_at(0, &[9; 512]).unwrap();
+    volume.flush().unwrap();
+    volume.close().unwrap();
+}
+
+fn segments_of(store: &Store, id: Id) -> Vec<ObjectName> {
+    store.log().list_all(&prefix::segments_of(id)).unwrap()
 }
 
 #[test]

@@ -1,0 +1,143 @@
+//! Bricks of GlusterFS that die, hang and come back, while a volume is written
+//! and read back: what was told must be there, whichever bricks are asked when
+//! they have healed.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use archipelago::backend::gluster::GlusterOptions;
+
+use super::gluster::{alone, folder, fresh, make, open};
+use super::load::{none_failed, nothing, wait, Machine, Outcome, THREADS};
+
+fn machine(options: GlusterOptions) -> Machine {
+    Machine::new(make(&options), Arc::new(move || open(&options)))
+}
+
+/// The bricks, all of which run and are whole again when this goes.
+struct Bricks(String);
+
+impl Bricks {
+    fn found() -> Option<Bricks> {
+        let folder = std::env::var("ARCHIPELAGO_TEST_GLUSTER_DIR").ok();
+        if folder.is_none() {
+            eprintln!("passed over: ARCHIPELAGO_TEST_GLUSTER_DIR names no server's folder");
+        }
+        folder.map(Bricks)
+    }
+
+    fn told(&self, words: &[&str]) -> bool {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/gluster");
+        let status = Command::new(script).args(["--dir", &self.0]).args(words).status();
+        status.is_ok_and(|status| status.success())
+    }
+
+    fn tell(&self, verb: &str, brick: &str) {
+        assert!(self.told(&[&format!("{verb}-brick"), brick]), "cannot {verb} {brick}");
+    }
+
+    fn heal(&self) {
+        assert!(self.told(&["wait-healed"]), "the bricks do not heal");
+    }
+}
+
+impl Drop for Bricks {
+    fn drop(&mut self) {
+        for brick in ["0", "1", "2"] {
+            let _one_of_these = self.told(&["resume-brick", brick]) || self.told(&["revive-brick", brick]);
+        }
+    }
+}
+
+/// Then another one, and what was written meanwhile is read without the first
+/// two: it has come to them when they came back.
+#[test]
+fn a_brick_dies_and_comes_back_and_nobody_notices() {
+    let Some(options) = fresh() else { return };
+    let _alone = alone();
+    let Some(bricks) = Bricks::found() else { return };
+    let machine = machine(options);
+    let mut known = nothing();
+    for brick in ["1", "0"] {
+        let all = machine.during(known, || {
+            wait(2);
+            bricks.tell("kill", brick);
+            wait(3);
+            bricks.tell("revive", brick);
+            wait(2);
+        });
+        none_failed(&all);
+        bricks.heal();
+        known = machine.check(&all);
+    }
+    bricks.tell("kill", "2");
+    let all: Vec<Outcome> = known.into_iter().map(|known| Outcome { known, ..Outcome::default() }).collect();
+    machine.check(&all);
+    machine.device.close().unwrap();
+    let again = Machine::again(&machine.opener);
+    again.check(&all);
+    again.device.close().unwrap();
+    bricks.tell("revive", "2");
+    bricks.heal();
+}
+
+/// It hangs: it is given up after 5 s (`network.ping-timeout`), and who waits
+/// for it goes on.
+#[test]
+fn a_brick_that_hangs_holds_up_for_its_time_and_no_longer() {
+    let Some(options) = fresh() else { return };
+    let _alone = alone();
+    let Some(bricks) = Bricks::found() else { return };
+    let machine = machine(options);
+    let all = machine.during(nothing(), || {
+        wait(2);
+        bricks.tell("pause", "0");
+        wait(14);
+        bricks.tell("resume", "0");
+        wait(4);
+    });
+    none_failed(&all);
+    let longest = all.iter().map(|outcome| outcome.longest).max().unwrap_or_default();
+    assert!(longest > Duration::from_secs(3), "it was not noticed: {longest:?}");
+    assert!(longest < Duration::from_secs(15), "held up for {longest:?}");
+    bricks.heal();
+    machine.check(&all);
+    machine.device.close().unwrap();
+}
+
+/// Without two of three nothing is written: requests fail in words, and the
+/// volume stops rather than go on with what it has lost. When they are back it
+/// opens again, with all that was flushed.
+#[test]
+fn without_two_bricks_nothing_is_told_that_is_not_so() {
+    let Some(options) = fresh() else { return };
+    let _alone = alone();
+    let Some(bricks) = Bricks::found() else { return };
+    for direct in [false, true] {
+        let machine = machine(GlusterOptions { direct, folder: folder(), ..options.clone() });
+        let all = machine.during(nothing(), || {
+            wait(2);
+            bricks.tell("kill", "0");
+            wait(1);
+            bricks.tell("kill", "1");
+            wait(6);
+        });
+        let failures: Vec<&String> = all.iter().flat_map(|outcome| &outcome.failures).collect();
+        assert!(failures.len() >= THREADS as usize, "they went on without two bricks");
+        assert!(failures.iter().all(|said| said.contains("cannot ")), "{failures:?}");
+        bricks.tell("revive", "0");
+        bricks.tell("revive", "1");
+        let closed = machine.device.close().unwrap_err();
+        assert!(closed.full().contains("has stopped after an earlier failure"), "{}", closed.full());
+        let Machine { opener, device } = machine;
+        drop(device);
+        bricks.heal();
+        let again = Machine::again(&opener);
+        let known = again.check(&all);
+        let all = again.during(known, || wait(2));
+        none_failed(&all);
+        again.check(&all);
+        again.device.close().unwrap();
+    }
+}
