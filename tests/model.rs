@@ -59,6 +59,7 @@ type Make = fn(&Path) -> Box<dyn Driver>;
 const RUST_MEMORY: Make = |_| Box::new(Native::on_memory());
 const RUST_TWO: Make = |_| Box::new(Native::on_two_memories());
 const RUST_ONCE: Make = |_| Box::new(Native::on_memory_once());
+const RUST_NO_LOCKS: Make = |_| Box::new(Native::on_memory_without_locks());
 const RUST_DIR: Make = |folder| Box::new(Native::on_dir(folder));
 const C_MEMORY: Make = |folder| Box::new(Foreign::on_memory(folder));
 const C_DIR: Make = |folder| Box::new(Foreign::on_dir(folder));
@@ -125,6 +126,11 @@ fn rust_with_the_log_elsewhere() {
 #[test]
 fn rust_where_nothing_is_overwritten() {
     explore("Rust, memory, blocks made once", RUST_ONCE, CASES_IN_MEMORY);
+}
+
+#[test]
+fn rust_where_there_are_no_locks() {
+    explore("Rust, memory, no locks", RUST_NO_LOCKS, CASES_IN_MEMORY);
 }
 
 #[test]

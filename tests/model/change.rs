@@ -265,10 +265,13 @@ impl World<'_> {
     }
 
     fn inactivate(&mut self, disk: usize) -> Played {
-        let got = self.disks[disk].disk.inactivate();
-        self.settle("inactivate", &got, &[])?;
-        if let Kind::Volume { how, .. } = &mut self.disks[disk].kind {
-            *how = How::Inactive;
+        let open = &self.disks[disk];
+        let gone = open.is_lease(How::ReadOnly) && self.volumes[open.volume].removed;
+        let got = open.disk.inactivate();
+        if self.settle("inactivate", &got, &reasons(&[(gone, Refusal::Missing)]))? {
+            if let Kind::Volume { how, .. } = &mut self.disks[disk].kind {
+                *how = How::Inactive;
+            }
         }
         self.verify(disk)
     }
@@ -305,8 +308,11 @@ impl World<'_> {
         let got = self.disks[disk].disk.set_read_only(read_only);
         let (volume, kind) = (self.disks[disk].volume, self.disks[disk].kind);
         let changes = matches!(kind, Kind::Volume { how, .. } if how != wanted && how != How::Inactive);
+        // Where there are no locks, readers keep nobody from removing it.
+        let gone = changes && self.volumes[volume].removed;
         let refusals = reasons(&[
             (matches!(kind, Kind::Snapshot(_)) && !read_only, Refusal::ReadOnly),
+            (gone, Refusal::Missing),
             (changes && self.in_the_way(volume, wanted, Some(disk)), Refusal::Held),
         ]);
         if self.settle("set read-only", &got, &refusals)? {

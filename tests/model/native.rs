@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use archipelago::backend::dir::{Dir, DirOptions};
-use archipelago::backend::memory::Memory;
+use archipelago::backend::memory::{Memory, CAPABILITIES};
 use archipelago::backend::only::{Only, Part};
-use archipelago::backend::Backend;
+use archipelago::backend::{Backend, Capabilities};
 use archipelago::catalog::{clone, volume as names};
 use archipelago::io::{Device, DeviceOptions, Operation, Request};
 use archipelago::name::{SnapshotName, VolumeName};
@@ -56,6 +56,12 @@ impl Native {
     /// Nothing but the log is overwritten.
     pub fn on_memory_once() -> Native {
         Native::on(Arc::new(Only::new(Arc::new(Memory::new()), Part::BlocksOnce)))
+    }
+
+    /// Nobody has locks: leases are kept by looking, and readers keep nobody away.
+    pub fn on_memory_without_locks() -> Native {
+        let capabilities = Capabilities { fences: false, ..CAPABILITIES };
+        Native::on(Arc::new(Memory::with(capabilities)))
     }
 
     pub fn on_dir(folder: &Path) -> Native {
