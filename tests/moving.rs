@@ -14,6 +14,8 @@
 
 #[path = "moving/bed.rs"]
 mod bed;
+#[path = "moving/beside.rs"]
+mod beside;
 #[path = "moving/faults.rs"]
 mod faults;
 #[path = "moving/live.rs"]

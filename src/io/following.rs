@@ -2,6 +2,7 @@
 //! know what is written meanwhile, and to change what is served, once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::written::Range;
 use super::{Device, DeviceOptions, Inner};
@@ -9,6 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::SnapshotName;
 use crate::sync::atomic::Ordering;
 use crate::volume::{Mode, Volume};
+
+/// A guest that has asked for something so recently asks for more.
+const BUSY_FOR: Duration = Duration::from_millis(500);
 
 /// Follows what is written to a device, until dropped.
 pub struct Following {
@@ -87,6 +91,12 @@ impl Following {
     pub fn snapshot(&self, name: &SnapshotName) -> Result<()> {
         self.volume.snapshot(name)?;
         self.volume.publish_all()
+    }
+
+    /// Says whether there are requests: now, or were just now.
+    pub fn busy(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let inner = Arc::clone(&self.inner);
+        move || !inner.gate.is_empty() || inner.idle_for() < BUSY_FOR
     }
 
     /// Bytes that were written since `take`.

@@ -40,6 +40,11 @@ impl Gate {
         }
     }
 
+    /// Nobody is inside.
+    pub fn is_empty(&self) -> bool {
+        self.inside.load(Ordering::Acquire) & !SHUT == 0
+    }
+
     /// Runs `start` when the gate is open: here and now, if it is by now.
     pub fn wait_outside(&self, start: Start) {
         loop {

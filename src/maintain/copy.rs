@@ -29,6 +29,12 @@ use crate::thread::Crew;
 /// Blocks that may wait for a thread, or be with one.
 const QUEUE: usize = 16;
 
+/// After a block, beside somebody who has requests: no longer than this.
+const REST_MAX: Duration = Duration::from_secs(1);
+
+/// True while somebody has requests to the same stores.
+pub type Busy = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// How a copy runs.
 #[derive(Clone, Debug)]
 pub struct CopyOptions {
@@ -90,6 +96,9 @@ struct Shared {
     began: Instant,
     bytes_per_s: Option<u64>,
     reads_back: bool,
+    busy: Busy,
+    /// Whoever copies beside somebody who is busy has this.
+    turn: Mutex<()>,
 }
 
 /// Copies from one store to another.
@@ -110,6 +119,12 @@ impl std::fmt::Debug for Copier {
 
 impl Copier {
     pub fn start(from: &Store, to: &Store, options: &CopyOptions) -> Result<Copier> {
+        Copier::start_beside(from, to, options, Arc::new(|| false))
+    }
+
+    /// While `busy` says so, one block is copied at a time, and as long as it took
+    /// nothing is: a guest's small requests wait behind blocks in every store.
+    pub fn start_beside(from: &Store, to: &Store, options: &CopyOptions, busy: Busy) -> Result<Copier> {
         let shared = Arc::new(Shared {
             from: Arc::clone(from.blocks()),
             to: Arc::clone(to.blocks()),
@@ -117,6 +132,8 @@ impl Copier {
             began: clock::now(),
             bytes_per_s: options.bytes_per_s,
             reads_back: options.reads_back,
+            busy,
+            turn: Mutex::default(),
         });
         let copies = Arc::clone(&shared);
         let copy = move |job: Job| copies.copy(&job);
@@ -236,11 +253,26 @@ fn exists_is_fine(result: Result<()>) -> Result<()> {
 
 impl Shared {
     fn copy(&self, job: &Job) -> Result<()> {
+        let turn = (self.busy)().then(|| self.turn.lock());
+        let began = clock::now();
+        let is_copied = self.copy_one(job)?;
+        if turn.is_some() && is_copied {
+            clock::sleep(clock::now().saturating_duration_since(began).min(REST_MAX));
+        }
+        drop(turn);
+        if is_copied {
+            self.slow_down();
+        }
+        Ok(())
+    }
+
+    /// False: it was there.
+    fn copy_one(&self, job: &Job) -> Result<bool> {
         let Job { name, block_bytes, .. } = job;
         match self.to.stat(name) {
             Ok(stat) if stat.bytes == *block_bytes => {
                 self.copied.lock().blocks_there += 1;
-                return Ok(());
+                return Ok(false);
             }
             Ok(stat) => return Err(wrong_size(name, stat.bytes, *block_bytes)),
             Err(error) if error.is(ErrorKind::NotFound) => {}
@@ -260,9 +292,7 @@ impl Shared {
         copied.blocks += 1;
         copied.bytes += data_bytes;
         copied.blocks_verified += u64::from(job.sum.is_some());
-        drop(copied);
-        self.slow_down();
-        Ok(())
+        Ok(true)
     }
 
     fn slow_down(&self) {

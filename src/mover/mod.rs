@@ -299,7 +299,8 @@ impl Mover<'_> {
     /// Makes the snapshots there those that are here. For whoever has the
     /// right to maintain the other store.
     fn copy_snapshots(&mut self, taken: Option<&SnapshotName>, told: Told<'_>) -> Result<()> {
-        let mut copier = Copier::start(&self.from, self.to, &self.options.copy)?;
+        let busy = Arc::new(self.following.busy());
+        let mut copier = Copier::start_beside(&self.from, self.to, &self.options.copy, busy)?;
         let before = self.copied;
         let here = snapshot::list(&self.from, self.id)?;
         for one in here.iter().filter(|one| !is_of_a_move(&one.name) || Some(&one.name) == taken) {
