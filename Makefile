@@ -20,7 +20,7 @@ ZSH_WORDS = $(PREFIX)/share/zsh/site-functions
 FISH_WORDS = $(PREFIX)/share/fish/vendor_completions.d
 
 .DEFAULT_GOAL := build
-.PHONY: build demo check check-stores bench crash fuzz simulate soak mutants schedules sanitizers
+.PHONY: build demo check check-stores bench bench-rbd bench-move crash fuzz simulate soak mutants schedules sanitizers
 .PHONY: install uninstall clean help
 
 ## build      the library, the command and what `install` installs
@@ -49,6 +49,14 @@ bench:
 	@test -x benches/run || { echo "there is no benchmark in this tree yet" >&2; exit 1; }
 	@scripts/bootstrap build rust bench
 	@benches/run $(BENCH)
+
+## bench-rbd  compare with RBD on the same small Ceph cluster (RBD="--quick")
+bench-rbd:
+	@benches/rbd $(RBD)
+
+## bench-move what a guest loses while its volume moves (MOVE="--seconds 20"), as root
+bench-move:
+	@benches/move $(MOVE)
 
 ## crash      explore crash states for longer (STATES=5000000)
 crash:
