@@ -45,7 +45,14 @@ const OPEN_FILES_MAX: usize = 1024;
 const LIST_LAG_S: u32 = 60;
 
 /// Of the translators on this side.
-const SETTINGS: [Setting; 8] = [
+///
+/// `post-op-delay-secs`: what a brick has missed is noted with the others only
+/// when a file has not been written for so long (1 s if nobody has set it),
+/// though all is acknowledged before. One that comes back in between is taken
+/// for whole, and is read until it has been healed
+/// (`a_brick_that_comes_back_is_known_to_lack_what_was_written_last`).
+const SETTINGS: [Setting; 9] = [
+    ("*-replicate-*", "post-op-delay-secs", "0"),
     ("*-read-ahead", "pass-through", "on"),
     ("*-readdir-ahead", "pass-through", "on"),
     ("*-io-cache", "pass-through", "on"),

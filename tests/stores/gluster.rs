@@ -60,7 +60,7 @@ pub fn open(options: &GlusterOptions) -> Arc<Gluster> {
     Arc::new(Gluster::open(options).unwrap())
 }
 
-fn block(index: u64) -> ObjectName {
+pub fn block(index: u64) -> ObjectName {
     ObjectName::Block { epoch: Id(9), index }
 }
 

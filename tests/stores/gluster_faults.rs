@@ -3,12 +3,14 @@
 //! they have healed.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use archipelago::backend::gluster::GlusterOptions;
+use archipelago::backend::gluster::{Gluster, GlusterOptions};
+use archipelago::backend::Backend;
 
-use super::gluster::{alone, folder, fresh, make, open};
+use super::gluster::{alone, block, folder, fresh, make, open};
 use super::load::{none_failed, nothing, wait, Machine, Outcome, THREADS};
 
 fn machine(options: GlusterOptions) -> Machine {
@@ -80,6 +82,89 @@ fn a_brick_dies_and_comes_back_and_nobody_notices() {
     again.device.close().unwrap();
     bricks.tell("revive", "2");
     bricks.heal();
+}
+
+const FILES: u64 = 30;
+const FILE: u64 = 64 << 10;
+
+fn fill(store: &Gluster, offset_bytes: u64, byte: u8) {
+    for index in 0..FILES {
+        store.write_at(&block(index), offset_bytes, &[byte; 4096]).unwrap();
+    }
+}
+
+/// How many reads of what each file begins with show something else, while a
+/// brick comes back and others write with `write` all the time.
+fn read_wrongly(
+    bricks: &Bricks,
+    brick: &str,
+    store: &Gluster,
+    byte: u8,
+    write: &[&(dyn Fn() + Sync)],
+) -> usize {
+    let stop = AtomicBool::new(false);
+    let is_over = || stop.load(Ordering::Relaxed);
+    let is_wrong = |index: &u64| {
+        let mut data = [0; 4096];
+        assert_eq!(store.read_at(&block(*index), 0, &mut data).unwrap(), data.len());
+        data != [byte; 4096]
+    };
+    std::thread::scope(|scope| {
+        for write in write {
+            scope.spawn(|| {
+                while !is_over() {
+                    write();
+                }
+            });
+        }
+        let reader = scope.spawn(|| {
+            let (mut rounds, mut wrong) = (0, 0);
+            while !is_over() {
+                wrong += (0..FILES).filter(is_wrong).count();
+                rounds += 1;
+            }
+            assert!(rounds > 5, "nothing was read");
+            wrong
+        });
+        wait(1);
+        let is_back = bricks.told(&["revive-brick", brick]);
+        wait(3);
+        stop.store(true, Ordering::Relaxed);
+        assert!(is_back, "cannot revive {brick}");
+        reader.join().unwrap()
+    })
+}
+
+/// Each file is written while the brick is away, and again and again elsewhere
+/// until it is back, at last without a pause: that must not keep it from being
+/// known that the brick lacks the first write.
+#[test]
+fn a_brick_that_comes_back_is_known_to_lack_what_was_written_last() {
+    let Some(options) = fresh() else { return };
+    let _alone = alone();
+    let Some(bricks) = Bricks::found() else { return };
+    let store = make(&options);
+    (0..FILES).for_each(|index| store.create_sparse(&block(index), FILE).unwrap());
+    fill(&store, 0, 1);
+    store.sync(&(0..FILES).map(block).collect::<Vec<_>>()).unwrap();
+    let now_and_then = || {
+        fill(&store, 4096, 7);
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    let of_one = |offset_bytes| store.write_at(&block(0), offset_bytes, &[7; 4096]).unwrap();
+    let loads: [&[&(dyn Fn() + Sync)]; 2] =
+        [&[&now_and_then], &[&|| of_one(8192), &|| of_one(16384), &|| of_one(32768)]];
+    let mut byte = 1;
+    for load in loads {
+        for brick in ["0", "1", "2"] {
+            byte += 1;
+            bricks.tell("kill", brick);
+            fill(&store, 0, byte);
+            let wrong = read_wrongly(&bricks, brick, &store, byte, load);
+            assert_eq!(wrong, 0, "reads showed what was there before brick {brick} died");
+            bricks.heal();
+        }
+    }
 }
 
 /// It hangs: it is given up after 5 s (`network.ping-timeout`), and who waits

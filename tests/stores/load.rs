@@ -39,8 +39,6 @@ pub struct Outcome {
     pub requests: u64,
     pub longest: Duration,
     pub failures: Vec<String>,
-    /// Reads that showed what was there before: see `read_in_the_end`.
-    pub stale: u64,
 }
 
 fn pattern(thread: u64, granule: u64, number: u64) -> Vec<u8> {
@@ -77,31 +75,6 @@ fn read(device: &Device, thread: u64, granule: u64) -> Result<u64> {
     Ok(number_in(thread, granule, &data))
 }
 
-/// GlusterFS 10.3 may ask a brick that has just come back before it is healed
-/// (docs/design.md, Known limits). That must pass, and what was written must be
-/// there then. Returns how often it was not.
-fn read_in_the_end(
-    device: &Device,
-    thread: u64,
-    granule: u64,
-    expected: u64,
-) -> Result<u64> {
-    const PASSES: Duration = Duration::from_secs(20);
-    let began = Instant::now();
-    let mut stale = 0;
-    loop {
-        let found = read(device, thread, granule)?;
-        if found == expected {
-            return Ok(stale);
-        }
-        let text = format!("granule {granule} of thread {thread}: {found} and not {expected}");
-        eprintln!("{text}, after {:?}", began.elapsed());
-        assert!(began.elapsed() < PASSES, "{text} is read");
-        stale += 1;
-        std::thread::sleep(Duration::from_millis(500));
-    }
-}
-
 /// Writes, flushes and reads back what it knows, until it is told to stop or
 /// something fails.
 fn load(device: &Device, thread: u64, known: Vec<Known>, stop: &AtomicBool) -> Outcome {
@@ -121,8 +94,9 @@ fn load(device: &Device, thread: u64, known: Vec<Known>, stop: &AtomicBool) -> O
             }
             1..=5 => {
                 let expected = outcome.known[granule as usize].written;
-                let found = read_in_the_end(device, thread, granule, expected);
-                found.map(|stale| outcome.stale += stale)
+                read(device, thread, granule).map(|found| {
+                    assert_eq!(found, expected, "granule {granule} of thread {thread} is read wrongly");
+                })
             }
             _ => {
                 number += 1;
@@ -213,8 +187,7 @@ impl Machine {
         assert_eq!(all.len(), THREADS as usize, "a thread has met wrong bytes");
         let requests: u64 = all.iter().map(|outcome| outcome.requests).sum();
         let longest = all.iter().map(|outcome| outcome.longest).max().unwrap_or_default();
-        let stale: u64 = all.iter().map(|outcome| outcome.stale).sum();
-        eprintln!("{requests} requests, the longest took {longest:?}; {stale} stale reads");
+        eprintln!("{requests} requests, the longest took {longest:?}");
         all
     }
 }

@@ -200,7 +200,6 @@ fn comes_back(away: &Away<'_>, machine: &Machine, beside: &Machine, control: (u6
     let told = std::mem::take(&mut *TOLD.0.lock().unwrap());
     let is_clear = |line: &String| line.starts_with("volume 'v': store 'test' was slow or away");
     assert!(longest < Duration::from_secs(5) || told.iter().any(is_clear), "{name}: {told:?}");
-    assert!(all.iter().all(|outcome| outcome.stale == 0), "{name}: stale reads");
     let gone = Duration::from_secs(away.seconds);
     assert!(longest > gone - Duration::from_secs(1), "{name}: it was not noticed: {longest:?}");
     assert!(longest < gone + Duration::from_secs(20), "{name}: held up for {longest:?}");
