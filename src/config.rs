@@ -11,6 +11,9 @@
 //! log_limit = "256M"     # of each volume's log
 //! log = "nvme"           # the place of the logs, another store's name; without: here.
 //!                        # It holds these logs and nothing else
+//! cache = "/var/cache/archipelago" # a folder of a local disk, for what was read of
+//!                        # sealed blocks; of root or of who runs the machines
+//! cache_size = "10G"     # what that may take
 //!
 //! [stores.nvme]
 //! url = "dir:/var/lib/archipelago-log"
@@ -65,6 +68,9 @@ const CEPH_USER_DEFAULT: &str = "admin";
 const MODE_DEFAULT: u32 = 0o660;
 const BLOCK_BYTES_DEFAULT: u64 = 4 << 20;
 pub const LOG_LIMIT_BYTES_DEFAULT: u64 = 256 << 20;
+const CACHE_BYTES_DEFAULT: u64 = 10 << 30;
+/// Less has no room for several spans in each of its folders.
+const CACHE_BYTES_MIN: u64 = 64 << 20;
 /// Less leaves no room to settle in.
 const LOG_LIMIT_BYTES_MIN: u64 = 16 << 20;
 
@@ -98,6 +104,8 @@ pub struct StoreConfig {
     pub log_limit_bytes: u64,
     /// The name of the place that has the logs, if they are not in the store.
     pub log: Option<String>,
+    /// The folder of the read cache, and how large that may be.
+    pub cache: Option<(PathBuf, u64)>,
 }
 
 impl StoreConfig {
@@ -200,6 +208,7 @@ pub fn load_from(places: &Places) -> Result<Config> {
         block_bytes: BLOCK_BYTES_DEFAULT,
         log_limit_bytes: LOG_LIMIT_BYTES_DEFAULT,
         log: None,
+        cache: None,
     };
     Ok(Config { default_store: name.clone(), stores: BTreeMap::from([(name, store)]), files: Vec::new() })
 }
@@ -261,6 +270,8 @@ struct Entry {
     block_size: Option<Size>,
     log_limit: Option<Size>,
     log: Option<String>,
+    cache: Option<PathBuf>,
+    cache_size: Option<Size>,
     ceph_conf: Option<PathBuf>,
     ceph_user: Option<String>,
     s3_endpoint: Option<String>,
@@ -371,7 +382,22 @@ fn understand(path: &Path, name: &str, entry: &Entry) -> Result<StoreConfig> {
         block_bytes,
         log_limit_bytes,
         log: entry.log.clone(),
+        cache: cache_of(entry).map_err(|(key, error)| at(key, error))?,
     })
+}
+
+/// Errors: with the key that is wrong.
+fn cache_of(entry: &Entry) -> std::result::Result<Option<(PathBuf, u64)>, (&'static str, Error)> {
+    let refuse = |key, words: &str| Err((key, Error::sentence(ErrorKind::Invalid, words)));
+    let bytes = entry.cache_size.as_ref().map(Size::bytes).transpose();
+    let bytes = bytes.map_err(|error| ("cache_size", error))?;
+    match (&entry.cache, bytes) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => refuse("cache_size", "say where the cache is, with 'cache'"),
+        (Some(path), _) if !path.is_absolute() => refuse("cache", "begin it with /"),
+        (Some(_), Some(bytes)) if bytes < CACHE_BYTES_MIN => refuse("cache_size", "at least 64M are needed"),
+        (Some(path), bytes) => Ok(Some((path.clone(), bytes.unwrap_or(CACHE_BYTES_DEFAULT)))),
+    }
 }
 
 /// Errors: with the key that is wrong.

@@ -97,6 +97,10 @@ pub enum Planted {
     OpenerNotVerified,
     /// 9: who makes a volume does not look whether what it is of still stands.
     CloneNotVerified,
+    /// Read cache: it keeps what the live epoch writes in place.
+    OwnBlocksKept,
+    /// Read cache: it keeps what a cut that is not published is settled into.
+    CutBlocksKept,
 }
 
 impl Planted {
@@ -123,6 +127,9 @@ impl Planted {
         Planted::OpenerNotVerified,
         Planted::CloneNotVerified,
     ];
+
+    /// Those that take a read cache: tests/readcache.rs has to find them.
+    pub const OF_CACHE: &'static [Planted] = &[Planted::OwnBlocksKept, Planted::CutBlocksKept];
 
     /// Those that one thread is enough for: tests/crash has to find them.
     pub const ALL: &'static [Planted] = &[

@@ -42,6 +42,7 @@ pub mod catalog;
 pub mod log;
 pub mod maintain;
 pub mod map;
+pub mod readcache;
 pub mod store;
 pub mod volume;
 

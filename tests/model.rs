@@ -60,6 +60,8 @@ const RUST_MEMORY: Make = |_| Box::new(Native::on_memory());
 const RUST_TWO: Make = |_| Box::new(Native::on_two_memories());
 const RUST_ONCE: Make = |_| Box::new(Native::on_memory_once());
 const RUST_NO_LOCKS: Make = |_| Box::new(Native::on_memory_without_locks());
+const RUST_CACHE: Make = |folder| Box::new(Native::with_cache(folder, false));
+const RUST_ONCE_CACHE: Make = |folder| Box::new(Native::with_cache(folder, true));
 const RUST_DIR: Make = |folder| Box::new(Native::on_dir(folder));
 const C_MEMORY: Make = |folder| Box::new(Foreign::on_memory(folder));
 const C_DIR: Make = |folder| Box::new(Foreign::on_dir(folder));
@@ -131,6 +133,16 @@ fn rust_where_nothing_is_overwritten() {
 #[test]
 fn rust_where_there_are_no_locks() {
     explore("Rust, memory, no locks", RUST_NO_LOCKS, CASES_IN_MEMORY);
+}
+
+#[test]
+fn rust_with_a_read_cache() {
+    explore("Rust, memory with a read cache", RUST_CACHE, CASES_IN_MEMORY);
+}
+
+#[test]
+fn rust_with_a_read_cache_where_nothing_is_overwritten() {
+    explore("Rust, memory, blocks made once, with a read cache", RUST_ONCE_CACHE, CASES_IN_MEMORY);
 }
 
 #[test]

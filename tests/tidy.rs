@@ -31,6 +31,7 @@ const LAYERS: &[&[&str]] = &[
     &["map"],
     &["log"],
     &["store"],
+    &["readcache"],
     &["backend"],
     &["error", "name", "config", "codec", "clock", "thread", "sync", "sys", "presence", "fault"],
 ];

@@ -33,7 +33,14 @@ mode = \"0660\"
 group = \"kvm\"
 block_size = \"4M\"
 log_limit = \"256M\"
+cache = \"/var/cache/archipelago\"
+cache_size = \"10G\"
 .fi
+.PP
+.B cache
+names a folder of a local disk that keeps what was read of blocks that nobody writes any more. It
+may be written to by nobody but root, the user of the process and the store's
+.BR group .
 .TP
 .I /run/archipelago
 Sockets of the processes that hold volumes, by which

@@ -9,7 +9,7 @@ use super::{lease as lease_text, Session};
 use crate::catalog::identity::{utc_text, Life};
 use crate::catalog::lease::{self, LeaseState};
 use crate::catalog::volume as names;
-use crate::control::words::{Job, JobState, Status};
+use crate::control::words::{Cached, Job, JobState, Status};
 use crate::error::Result;
 use crate::name::VolumeName;
 use crate::store::Store;
@@ -76,6 +76,7 @@ fn json(found: &Found, lease: &LeaseState) -> Value {
         value["live"] = json!({
             "open_s": status.open_s,
             "served": status.served,
+            "cache": status.cache,
             "stopped": status.stopped,
             "jobs": status.jobs,
         });
@@ -105,6 +106,11 @@ fn text(name: &VolumeName, found: &Found, lease: &LeaseState) -> String {
                 served.reads, served.writes, served.zeroes, served.flushes, served.failures
             ),
         ));
+        if let Some(cache) = &status.cache {
+            let Cached { hits, misses, asides, damaged } = cache;
+            let counts = format!("{hits} hits, {misses} misses, {asides} not asked, {damaged} damaged");
+            rows.push(("read cache", counts));
+        }
         rows.push(("stopped", status.stopped.clone().unwrap_or_default()));
     }
     rows.extend(status.jobs.iter().map(|job| ("job", job_text(job))));

@@ -190,6 +190,26 @@ fn a_store_on_bricks() {
 }
 
 #[test]
+fn a_read_cache() {
+    let lab = lab();
+    let load = |text: &str| {
+        lab.write("system.toml", &format!("[stores.main]\nurl = 'dir:/a'\n{text}"));
+        load_from(&lab.places).map(|config| config.store(None).unwrap().cache.clone())
+    };
+    assert_eq!(load("").unwrap(), None);
+    assert_eq!(load("cache = '/c'").unwrap(), Some((PathBuf::from("/c"), 10 << 30)));
+    assert_eq!(load("cache = '/c'\ncache_size = '20 GiB'").unwrap(), Some((PathBuf::from("/c"), 20 << 30)));
+    for (text, words) in [
+        ("cache = 'c'", "stores.main.cache: begin it with /"),
+        ("cache = '/c'\ncache_size = '63M'", "stores.main.cache_size: at least 64M"),
+        ("cache_size = '1G'", "stores.main.cache_size: say where"),
+    ] {
+        let error = load(text).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
 fn sizes() {
     for (text, bytes) in [
         ("0", 0),

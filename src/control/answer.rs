@@ -2,7 +2,7 @@
 
 use super::desk::Asking;
 use super::jobs::Kinds;
-use super::words::{Reply, Served, Status, What};
+use super::words::{Cached, Reply, Served, Status, What};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Operation, Request};
 use crate::sync::atomic::Ordering;
@@ -46,6 +46,15 @@ fn status(asking: &Asking) -> Status {
             flushes: served.flushes.load(Ordering::Relaxed),
             failures: served.failures.load(Ordering::Relaxed),
         },
+        cache: volume.store.read_cache().map(|cache| {
+            let counts = cache.counts();
+            Cached {
+                hits: counts.hits.load(Ordering::Relaxed),
+                misses: counts.misses.load(Ordering::Relaxed),
+                asides: counts.asides.load(Ordering::Relaxed),
+                damaged: counts.damaged.load(Ordering::Relaxed),
+            }
+        }),
         open_s: device.age().as_secs(),
         stopped: volume.check_alive().err().map(|error| super::words::shortened(error.full())),
         jobs: asking.jobs.told(),

@@ -107,6 +107,8 @@ pub struct Status {
     /// Snapshots that are taken and not published yet.
     pub pending: Vec<String>,
     pub served: Served,
+    /// Of the process, if its store has a read cache.
+    pub cache: Option<Cached>,
     /// Since it was opened.
     pub open_s: u64,
     /// Why it serves nothing any more, if that is so.
@@ -123,6 +125,18 @@ pub struct Served {
     pub zeroes: u64,
     pub flushes: u64,
     pub failures: u64,
+}
+
+/// Reads of spans of sealed blocks, of all volumes with that read cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cached {
+    pub hits: u64,
+    pub misses: u64,
+    /// It was not asked: it fails.
+    pub asides: u64,
+    /// Files that were found damaged.
+    pub damaged: u64,
 }
 
 /// How far a job has come.

@@ -6,6 +6,7 @@ use super::request::Once;
 use super::Inner;
 use crate::backend::DataPath;
 use crate::error::{Error, ErrorKind, Result};
+use crate::readcache::Wanted;
 use crate::sync::Mutex;
 use crate::sync::atomic::Ordering;
 use crate::sys::iobuf::IoBuf;
@@ -33,7 +34,7 @@ impl Inner {
                 let at = part.at as usize + step.at;
                 match &step.from {
                     From::Zero => buf.fill_zero(at, step.bytes),
-                    From::Object { name, offset_bytes } => {
+                    From::Object { name, offset_bytes, .. } => {
                         let path = volume.data_path()?;
                         let slice = buf.slice(at, step.bytes);
                         // An error may be a block merged away: the slow way
@@ -111,7 +112,8 @@ impl Inner {
         buf: IoBuf,
         done: Once,
     ) {
-        let count = steps.iter().filter(|step| matches!(step.from, From::Object { .. })).count();
+        let steps = self.split_at_spans(steps);
+        let count = steps.iter().filter(|(_, step)| matches!(step.from, From::Object { .. })).count();
         let (inner, whole) = (Arc::clone(self), buf.clone());
         let join = Join::new(count, move |result| match result {
             // Merged into another block meanwhile: plan it anew.
@@ -120,16 +122,37 @@ impl Inner {
         });
         // Before the first one is submitted: the last one may complete the
         // whole before the next line runs.
-        for step in steps.iter().filter(|step| !matches!(step.from, From::Object { .. })) {
+        for (_, step) in steps.iter().filter(|(_, step)| !matches!(step.from, From::Object { .. })) {
             buf.fill_zero(step.at, step.bytes);
         }
-        for step in steps {
-            let From::Object { name, offset_bytes } = step.from else { continue };
+        for (wanted, step) in steps {
+            let From::Object { name, offset_bytes, .. } = step.from else { continue };
             let join = Arc::clone(&join);
             let slice = buf.slice(step.at, step.bytes);
             let done = Box::new(move |result| join.finish(result));
-            path.submit_read(&name, offset_bytes, slice, done);
+            match (wanted, self.volume().store.read_cache()) {
+                (Some(wanted), Some(cache)) => cache.submit(path, wanted, slice, done),
+                _ => path.submit_read(&name, offset_bytes, slice, done),
+            }
         }
+    }
+
+    /// The same steps, each that the read cache may know within one span of it.
+    fn split_at_spans(&self, steps: Vec<Step>) -> Vec<(Option<Wanted>, Step)> {
+        let volume = self.volume();
+        if volume.store.read_cache().is_none() {
+            return steps.into_iter().map(|step| (None, step)).collect();
+        }
+        let mut split = Vec::with_capacity(steps.len());
+        for step in steps {
+            let is_known = volume.cached(&step).map(|(_, spans)| {
+                split.extend(spans.map(|(wanted, part)| (Some(wanted), part)));
+            });
+            if is_known.is_none() {
+                split.push((None, step));
+            }
+        }
+        split
     }
 }
 

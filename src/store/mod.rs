@@ -18,6 +18,7 @@ use crate::clock;
 use crate::config::LOG_LIMIT_BYTES_DEFAULT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{Id, ObjectName};
+use crate::readcache::{self, ReadCache};
 
 const BYTES_MAX: u64 = 4096;
 
@@ -49,6 +50,7 @@ pub struct Store {
     origin: Option<String>,
     backend: Arc<dyn Backend>,
     log: Arc<dyn Backend>,
+    cache: Option<ReadCache>,
 }
 
 /// True for a power of two within the limits.
@@ -194,7 +196,24 @@ impl Store {
             origin: None,
             backend,
             log,
+            cache: None,
         }
+    }
+
+    /// The same store, with a read cache for its sealed blocks. Error: `Invalid`
+    /// if a former holder of a volume could write to a sealed block of it still:
+    /// what the cache has of that would stay as it was.
+    pub fn with_read_cache(self, options: &readcache::Options) -> Result<Store> {
+        let capabilities = self.backend.capabilities();
+        if capabilities.overwrite_in_place && !capabilities.fences {
+            let words = format!(
+                "store '{}' cannot have a read cache: a machine that was given up may write to it still",
+                self.name
+            );
+            return Err(Error::sentence(ErrorKind::Invalid, words));
+        }
+        let cache = Some(ReadCache::of(options, self.id));
+        Ok(Store { cache, ..self })
     }
 
     /// The same store, read through something that reads each map page once:
@@ -232,6 +251,11 @@ impl Store {
     /// Where blocks are.
     pub fn blocks(&self) -> &Arc<dyn Backend> {
         &self.backend
+    }
+
+    /// What was read of its sealed blocks, if that is kept.
+    pub fn read_cache(&self) -> Option<&ReadCache> {
+        self.cache.as_ref()
     }
 
     /// Where an object of this name is.

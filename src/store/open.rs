@@ -14,6 +14,7 @@ use crate::backend::s3::{S3Options, S3, TRY_FOR};
 use crate::backend::Backend;
 use crate::config::{self, Config, Place, S3Place, StoreConfig};
 use crate::error::{Error, ErrorKind, Result};
+use crate::readcache;
 use crate::sync::Mutex;
 
 /// What makes two openings the same backend.
@@ -261,7 +262,16 @@ fn dress(mut store: Store, wanted: &StoreConfig) -> Store {
     store.log_limit_bytes = wanted.log_limit_bytes;
     store.group = wanted.group;
     store.origin = Some(wanted.origin());
-    store
+    let Some((path, bytes_max)) = &wanted.cache else { return store };
+    let options = readcache::Options { path: path.clone(), bytes_max: *bytes_max, group: wanted.group };
+    match store.clone().with_read_cache(&options) {
+        Ok(store) => store,
+        // No reason to keep a machine from its disk.
+        Err(error) => {
+            ::log::warn!("{}", error.full());
+            store
+        }
+    }
 }
 
 fn missing(wanted: &StoreConfig) -> Error {

@@ -212,7 +212,7 @@ impl<'a> Moving<'a> {
         let mut begin = 0;
         for (_, unit) in units {
             for step in &unit.steps {
-                let From::Object { name, offset_bytes } = &step.from else { continue };
+                let From::Object { name, offset_bytes, .. } = &step.from else { continue };
                 let data = &mut memory[begin + step.at..begin + step.at + step.bytes];
                 if self.blocks.read_at(name, *offset_bytes, data)? != step.bytes {
                     return Err(Error::corrupt(name, "it is shorter than a block").at(*offset_bytes));

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::pieces::Source;
 use super::state::{base_name, NotLoaded, State};
-use super::Volume;
+use super::{parts, Volume};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Segment;
 use crate::map::{Base, Entry};
 use crate::name::ObjectName;
+use crate::readcache::{ReadCache, Wanted, SPAN_BYTES};
 use crate::store::GRANULE_BYTES;
 use crate::sys::iobuf::IoBuf;
 
@@ -24,7 +25,8 @@ const RETRIES: u32 = 8;
 #[derive(Clone, Debug)]
 pub enum From {
     Zero,
-    Object { name: ObjectName, offset_bytes: u64 },
+    /// `sealed`: nobody will write to it again.
+    Object { name: ObjectName, offset_bytes: u64, sealed: bool },
     /// Whole granules from the log, of which the first `skip` bytes are not
     /// wanted. Holding the segment keeps it from being deleted.
     Log { segment: Arc<Segment>, offset_bytes: u64, sums: Vec<u64>, skip: usize },
@@ -41,21 +43,27 @@ pub struct Step {
 /// A range of a block that no step covers yet.
 type Gap = (u32, u32);
 
-struct Planner {
+struct Planner<'a> {
+    state: &'a State,
     block: u64,
     start: u32,
     gaps: Vec<Gap>,
     steps: Vec<Step>,
 }
 
-impl Planner {
+impl Planner<'_> {
+    fn object(&self, name: &ObjectName, offset_bytes: u64) -> From {
+        let sealed = matches!(name, ObjectName::Block { epoch, .. } if self.state.is_sealed(*epoch));
+        From::Object { name: name.clone(), offset_bytes, sealed }
+    }
+
     fn step(&mut self, start: u32, end: u32, from: From) {
         let at = (start - self.start) as usize;
         self.steps.push(Step { at, bytes: (end - start) as usize, from });
     }
 
     /// Takes from the gaps what `covered` yields for each; the rest stays.
-    fn cover(&mut self, mut covered: impl FnMut(&mut Planner, Gap) -> Vec<Gap>) {
+    fn cover(&mut self, mut covered: impl FnMut(&mut Self, Gap) -> Vec<Gap>) {
         let gaps = std::mem::take(&mut self.gaps);
         for gap in gaps {
             let taken = covered(self, gap);
@@ -107,7 +115,7 @@ impl Planner {
                 let (present, end) = presence.next_run(at / GRANULE);
                 let end = end.saturating_mul(GRANULE).min(gap.1);
                 if present {
-                    let from = From::Object { name: name.clone(), offset_bytes: u64::from(at) };
+                    let from = planner.object(name, u64::from(at));
                     planner.step(at, end, from);
                     taken.push((at, end));
                 }
@@ -122,7 +130,7 @@ impl Planner {
         for (start, end) in std::mem::take(&mut self.gaps) {
             let from = match &name {
                 None => From::Zero,
-                Some(name) => From::Object { name: name.clone(), offset_bytes: u64::from(start) },
+                Some(name) => self.object(name, u64::from(start)),
             };
             self.step(start, end, from);
         }
@@ -154,7 +162,8 @@ impl State {
         start: u32,
         end: u32,
     ) -> std::result::Result<Vec<Step>, NotLoaded> {
-        let mut planner = Planner { block, start, gaps: vec![(start, end)], steps: Vec::with_capacity(1) };
+        let (gaps, steps) = (vec![(start, end)], Vec::with_capacity(1));
+        let mut planner = Planner { state: self, block, start, gaps, steps };
         let mut at = top;
         loop {
             planner.pieces(self, at);
@@ -188,17 +197,27 @@ impl State {
     }
 }
 
+fn read_object(
+    blocks: &Arc<dyn Backend>,
+    name: &ObjectName,
+    offset_bytes: u64,
+    data: &mut [u8],
+) -> Result<()> {
+    let read_bytes = blocks.read_at(name, offset_bytes, data)?;
+    match read_bytes == data.len() {
+        true => Ok(()),
+        false => Err(Error::corrupt(name, "it is shorter than a block").at(offset_bytes)),
+    }
+}
+
 /// Carries a plan out on this thread.
 pub fn run_steps(blocks: &Arc<dyn Backend>, steps: &[Step], buf: &IoBuf) -> Result<()> {
     for step in steps {
         match &step.from {
             From::Zero => buf.fill_zero(step.at, step.bytes),
-            From::Object { name, offset_bytes } => {
+            From::Object { name, offset_bytes, .. } => {
                 let mut data = vec![0; step.bytes];
-                let read_bytes = blocks.read_at(name, *offset_bytes, &mut data)?;
-                if read_bytes != data.len() {
-                    return Err(Error::corrupt(name, "it is shorter than a block").at(*offset_bytes));
-                }
+                read_object(blocks, name, *offset_bytes, &mut data)?;
                 buf.copy_from(step.at, &data);
             }
             From::Log { segment, offset_bytes, sums, skip } => {
@@ -211,6 +230,42 @@ pub fn run_steps(blocks: &Arc<dyn Backend>, steps: &[Step], buf: &IoBuf) -> Resu
 }
 
 impl Volume {
+    /// The parts of a step that the read cache may know, each in one span; `None`
+    /// if it must not be asked.
+    pub fn cached<'a>(
+        &'a self,
+        step: &'a Step,
+    ) -> Option<(&'a ReadCache, impl Iterator<Item = (Wanted, Step)> + 'a)> {
+        let From::Object { name, offset_bytes, sealed: true } = &step.from else { return None };
+        let cache = self.store.read_cache()?;
+        let spans = parts(SPAN_BYTES, *offset_bytes, step.bytes as u64).map(move |part| {
+            let offset_bytes = offset_bytes + part.at;
+            let wanted = Wanted { name: name.clone(), offset_bytes, block_bytes: self.block_bytes };
+            let bytes = (part.end - part.start) as usize;
+            let from = From::Object { name: name.clone(), offset_bytes, sealed: true };
+            (wanted, Step { at: step.at + part.at as usize, bytes, from })
+        });
+        Some((cache, spans))
+    }
+
+    /// As `run_steps`, with what the read cache has.
+    fn run_cached(&self, steps: &[Step], buf: &IoBuf) -> Result<()> {
+        let blocks = self.store.blocks();
+        for step in steps {
+            let Some((cache, spans)) = self.cached(step) else {
+                run_steps(blocks, std::slice::from_ref(step), buf)?;
+                continue;
+            };
+            for (wanted, part) in spans {
+                let mut data = vec![0; part.bytes];
+                let read = |from: u64, whole: &mut [u8]| read_object(blocks, &wanted.name, from, whole);
+                cache.read(&wanted, &mut data, read)?;
+                buf.copy_from(part.at, &data);
+            }
+        }
+        Ok(())
+    }
+
     /// Plans to read a part of one block. `None`: a page of the map must be
     /// loaded first.
     pub fn plan_read(&self, block: u64, start: u32, end: u32) -> Option<Vec<Step>> {
@@ -228,7 +283,7 @@ impl Volume {
                 }
                 self.load_entry(block)?;
             };
-            match run_steps(self.store.blocks(), &steps, buf) {
+            match self.run_cached(&steps, buf) {
                 // Merged into another block and collected since the plan was
                 // made: the entry says something else now.
                 Err(error) if error.is(ErrorKind::NotFound) && tries < RETRIES => tries += 1,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::delta::{own_of, Bottom, Delta, Own};
 use super::pieces::Pieces;
 use crate::catalog::head::Head;
+use crate::fault::{self, Planted};
 use crate::log::CutSnapshot;
 use crate::map::{Base, Entry, Map};
 use crate::name::{Id, ObjectName};
@@ -217,6 +218,15 @@ impl State {
 
     pub fn is_settling(&self, block: u64) -> bool {
         self.busy.get(&block).is_some_and(|busy| busy.settling)
+    }
+
+    /// True if nobody will write to this epoch's blocks again, in this process or
+    /// another. Those of a cut that is not published yet are settled into still.
+    pub fn is_sealed(&self, epoch: Id) -> bool {
+        if fault::on(Planted::OwnBlocksKept) || (fault::on(Planted::CutBlocksKept) && epoch != self.epoch()) {
+            return true;
+        }
+        !self.overwrites || self.generation_of(epoch).is_none()
     }
 
     /// The oldest log position that must not be dropped, given that all

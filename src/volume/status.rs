@@ -80,7 +80,7 @@ impl Volume {
         let (name, start) = match &step.from {
             From::Zero => return Ok((Status::Zero, bytes)),
             From::Log { .. } => return Ok((Status::Data, bytes)),
-            From::Object { name, offset_bytes } => (name, *offset_bytes),
+            From::Object { name, offset_bytes, .. } => (name, *offset_bytes),
         };
         let next = match self.store.blocks().next_data(name, start) {
             // Merged away since: whoever reads it will see.

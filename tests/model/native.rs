@@ -12,6 +12,7 @@ use archipelago::backend::{Backend, Capabilities};
 use archipelago::catalog::{clone, volume as names};
 use archipelago::io::{Device, DeviceOptions, Operation, Request};
 use archipelago::name::{SnapshotName, VolumeName};
+use archipelago::readcache::Options;
 use archipelago::store::Store;
 use archipelago::sys::iobuf::IoBuf;
 use archipelago::volume::{find_snapshot, Mode, OpenOptions, Status, Volume};
@@ -62,6 +63,17 @@ impl Native {
     pub fn on_memory_without_locks() -> Native {
         let capabilities = Capabilities { fences: false, ..CAPABILITIES };
         Native::on(Arc::new(Memory::with(capabilities)))
+    }
+
+    /// With a read cache, of which what is not overwritten may keep all.
+    pub fn with_cache(folder: &Path, once: bool) -> Native {
+        let memory: Arc<dyn Backend> = Arc::new(Memory::new());
+        let backend = match once {
+            true => Arc::new(Only::new(memory, Part::BlocksOnce)),
+            false => memory,
+        };
+        let cache = Options { path: folder.join("cache"), bytes_max: 64 << 20, group: None };
+        Native::over(Store::init("test", backend, BLOCK).unwrap().with_read_cache(&cache).unwrap())
     }
 
     pub fn on_dir(folder: &Path) -> Native {

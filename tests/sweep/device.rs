@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use archipelago::backend::faulty::{Fault, Method, Rule};
 use archipelago::io::{Device, DeviceOptions, Operation, Request};
+use archipelago::readcache::Options;
 use archipelago::sys::iobuf::AlignedBytes;
 use archipelago::volume::{Mode, Volume};
 use archipelago::{Error, ErrorKind, Result};
@@ -18,11 +19,14 @@ use super::world::{name, options, snap, verify, World, GRANULE};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A volume that is shared with a snapshot, served past the page cache.
+/// A volume that is shared with a snapshot, served past the page cache, with a
+/// read cache.
 struct Bed {
     world: World,
     device: Device,
     tag: u8,
+    /// Of its read cache.
+    _folder: tempfile::TempDir,
 }
 
 impl Bed {
@@ -34,8 +38,11 @@ impl Bed {
         let open = options();
         let volume = name("v");
         let options = DeviceOptions { volume, snapshot: None, open, active: Mode::Writable, no_flush: false };
-        let device = Device::open(world.store.clone(), options).unwrap();
-        Bed { world, device, tag: 100 }
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Options { path: folder.path().join("cache"), bytes_max: 64 << 20, group: None };
+        let store = world.store.clone().with_read_cache(&cache).unwrap();
+        let device = Device::open(store, options).unwrap();
+        Bed { world, device, tag: 100, _folder: folder }
     }
 
     fn ask(&mut self, offset_bytes: u64, operation: Operation) -> bool {
@@ -78,6 +85,8 @@ impl Bed {
 
     fn run(&mut self) {
         self.read(0, 8);
+        // The map is known by now: this one waits for no worker.
+        self.read(8, 8);
         self.write(0, 4, false, true);
         self.write(4, 1, false, true);
         self.write(5, 1, false, false);
