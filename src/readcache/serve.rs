@@ -88,13 +88,13 @@ impl Shared {
 
     /// Has those that look hang, until what this returns is dropped.
     #[cfg(test)]
-    pub fn hang(&self) -> channel::Sender<()> {
-        let (hold, held) = channel::bounded::<()>(0);
-        for _ in 0..LOOKING_THREADS {
-            let held = held.clone();
+    pub fn hang(&self) -> Vec<channel::Sender<()>> {
+        let hang = |_| {
+            let (hold, held) = channel::bounded::<()>(0);
             drop(self.looking.send(Box::new(move || while held.recv().is_ok() {})));
-        }
-        hold
+            hold
+        };
+        (0..LOOKING_THREADS).map(hang).collect()
     }
 
     /// The threads hold nothing of this: they end with it.
