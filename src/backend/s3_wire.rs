@@ -23,9 +23,11 @@ const PATIENCE: Patience = Patience {
 
 /// How long a request is tried again and again.
 pub const TRY_FOR: Duration = Duration::from_secs(30);
-const TRIES_MAX: u32 = 16;
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// A server that has served nothing for so long is told of.
+const TELL_AFTER: Duration = Duration::from_secs(5);
 
 /// What an answer has beside its content: lists and errors.
 const ANSWER_BYTES: usize = 4 << 20;
@@ -75,6 +77,36 @@ struct Idle {
     in_use: usize,
 }
 
+/// Whether the server serves anything, for the log.
+#[derive(Default)]
+struct Service {
+    last: Option<Instant>,
+    /// What was asked for since then was not served; from when on.
+    none_since: Option<Instant>,
+    is_told: bool,
+}
+
+impl Service {
+    /// Something that was asked for then has not been served by now. Returns for
+    /// how long nothing has, if that is to be told.
+    fn note_none(&mut self, asked_at: Instant) -> Option<Duration> {
+        let since = self.last.map_or(asked_at, |last| last.max(asked_at));
+        let since = *self.none_since.get_or_insert(since);
+        let gone = clock::now().saturating_duration_since(since);
+        let is_due = !self.is_told && gone >= TELL_AFTER;
+        self.is_told |= is_due;
+        is_due.then_some(gone)
+    }
+
+    /// Returns for how long nothing was served, if that was told.
+    fn note_served(&mut self) -> Option<Duration> {
+        let now = clock::now();
+        let since = self.none_since.take();
+        self.last = Some(now);
+        std::mem::take(&mut self.is_told).then(|| now.saturating_duration_since(since.unwrap_or(now)))
+    }
+}
+
 /// The way to one bucket.
 pub(super) struct Wire {
     pub options: S3Options,
@@ -85,6 +117,7 @@ pub(super) struct Wire {
     root: String,
     idle: Mutex<Idle>,
     freed: Condvar,
+    service: Mutex<Service>,
 }
 
 impl fmt::Debug for Wire {
@@ -144,7 +177,7 @@ impl Tries {
         // back together.
         let random = (clock::random_id()?.0 >> 64) as u32;
         let pause = longest / 2 + (longest / 2).mul_f64(f64::from(random) / f64::from(u32::MAX));
-        if self.count >= TRIES_MAX || clock::now() + pause > self.until {
+        if clock::now() + pause > self.until {
             return Ok(false);
         }
         clock::sleep(pause);
@@ -178,7 +211,8 @@ impl Wire {
             false => (format!("{}.{host}", options.bucket), "/".to_owned()),
         };
         let scheme = scheme.to_owned();
-        Ok(Wire { scheme, host, root, idle: Mutex::default(), freed: Condvar::new(), options })
+        let (idle, service) = (Mutex::default(), Mutex::default());
+        Ok(Wire { scheme, host, root, idle, freed: Condvar::new(), service, options })
     }
 
     pub fn tries(&self) -> Tries {
@@ -245,13 +279,41 @@ impl Wire {
             answer_bytes_max,
             is_fresh: call.is_fresh,
         };
-        let result = connection.perform(request, PATIENCE);
+        let asked_at = clock::now();
+        let is_still = |since| self.note_none(since, "it says nothing");
+        let result = connection.perform(request, PATIENCE, &is_still);
         self.give_back(Some(connection));
-        Ok(match result {
+        let said = match result {
             Ok(answer) if is_transient(&answer) => Said::Later(answer),
             Ok(answer) => Said::Answer(answer),
             Err(failed) => Said::Nothing(failed),
-        })
+        };
+        match &said {
+            Said::Answer(_) => self.note_served(),
+            said => self.note_none(asked_at, &said.words()),
+        }
+        Ok(said)
+    }
+
+    fn note_none(&self, asked_at: Instant, words: &str) {
+        let gone = self.service.lock().note_none(asked_at);
+        if let Some(gone) = gone {
+            let S3Options { endpoint, bucket, try_for, .. } = &self.options;
+            log::warn!(
+                "{endpoint} (bucket '{bucket}') serves nothing, for {} s: {words}; \
+                 each request is tried for {} s",
+                gone.as_secs(),
+                try_for.as_secs()
+            );
+        }
+    }
+
+    fn note_served(&self) {
+        let gone = self.service.lock().note_served();
+        if let Some(gone) = gone {
+            let S3Options { endpoint, bucket, .. } = &self.options;
+            log::warn!("{endpoint} (bucket '{bucket}') serves again, after {} s", gone.as_secs());
+        }
     }
 
     /// Tries until there is an answer: for what may be asked twice. Error:

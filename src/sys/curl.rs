@@ -10,13 +10,15 @@
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::raw::{c_char, c_int, c_long, c_void};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libloading::Library;
 
 use super::signal;
+use crate::clock;
 
 /// The flavours that a system may have; what they do for us is the same.
 const LIBRARIES: [&str; 3] = ["libcurl.so.4", "libcurl-gnutls.so.4", "libcurl-nss.so.4"];
@@ -32,8 +34,10 @@ const POSTFIELDS: c_int = 10_015;
 const HTTPHEADER: c_int = 10_023;
 const HEADERDATA: c_int = 10_029;
 const CUSTOMREQUEST: c_int = 10_036;
+const XFERINFODATA: c_int = 10_057;
 const LOW_SPEED_LIMIT: c_int = 19;
 const LOW_SPEED_TIME: c_int = 20;
+const NOPROGRESS: c_int = 43;
 const NOBODY: c_int = 44;
 const POST: c_int = 47;
 const FRESH_CONNECT: c_int = 74;
@@ -45,6 +49,7 @@ const TCP_KEEPALIVE: c_int = 213;
 const PATH_AS_IS: c_int = 234;
 const WRITEFUNCTION: c_int = 20_011;
 const HEADERFUNCTION: c_int = 20_079;
+const XFERINFOFUNCTION: c_int = 20_219;
 const POSTFIELDSIZE_LARGE: c_int = 30_120;
 const INFO_RESPONSE_CODE: c_int = 0x0020_0002;
 const INFO_REQUEST_SIZE: c_int = 0x0020_000C;
@@ -54,6 +59,9 @@ const HTTP_AND_HTTPS: c_long = 3;
 /// Fewer bytes than this in a second, for as long as a request may stand still,
 /// are none.
 const SLOW_BYTES_PER_S: c_long = 1;
+
+/// When nothing has come or gone for so long it is told.
+const STILL: Duration = Duration::from_secs(5);
 
 struct Functions {
     global_init: unsafe extern "C" fn(c_long) -> c_int,
@@ -282,6 +290,28 @@ unsafe extern "C" fn take_header(data: *const u8, one: usize, count: usize, to: 
     bytes
 }
 
+/// Watches whether anything comes or goes.
+struct Watch<'a> {
+    bytes: i64,
+    since: Instant,
+    is_still: &'a dyn Fn(Instant),
+}
+
+/// Called about once a second, and whenever something has come or gone.
+unsafe extern "C" fn watch(to: *mut c_void, _: i64, down: i64, _: i64, up: i64) -> c_int {
+    // SAFETY: `to` is the Watch that `perform` gave, which lives until the
+    // request has ended.
+    let watch = unsafe { &mut *to.cast::<Watch<'_>>() };
+    let (bytes, now) = (down.saturating_add(up), clock::now());
+    if bytes != watch.bytes {
+        (watch.bytes, watch.since) = (bytes, now);
+    } else if now.saturating_duration_since(watch.since) >= STILL {
+        // No panic may reach the library.
+        drop(catch_unwind(AssertUnwindSafe(|| (watch.is_still)(watch.since))));
+    }
+    0
+}
+
 fn milliseconds(time: Duration) -> c_long {
     c_long::try_from(time.as_millis()).unwrap_or(c_long::MAX)
 }
@@ -298,18 +328,26 @@ impl Connection {
         }
     }
 
-    /// Makes a request and waits for its answer, whatever its status.
-    pub fn perform(&mut self, request: Request<'_>, patience: Patience) -> Result<Answer, Failed> {
+    /// Makes a request and waits for its answer, whatever its status. `is_still`
+    /// is told now and then that nothing comes or goes, and since when.
+    pub fn perform(
+        &mut self,
+        request: Request<'_>,
+        patience: Patience,
+        is_still: &dyn Fn(Instant),
+    ) -> Result<Answer, Failed> {
         let no_memory =
             || Failed { is_unsent: true, is_for_good: true, message: "it cannot be put together".to_owned() };
         let headers = Headers::new(self.functions, request.headers).ok_or_else(no_memory)?;
         let url = CString::new(request.url).map_err(|_| no_memory())?;
         let bytes_max = request.answer_bytes_max;
         let mut inbox = Inbox { answer: Answer::default(), bytes_max, is_headed: false };
+        let mut watching = Watch { bytes: 0, since: clock::now(), is_still };
         // The threads that resolve names take no signals, as QEMU expects of a
         // library's, and a connection that breaks raises none.
         let code = signal::with_all_blocked(|| {
             self.prepare(&request, patience, &headers, &url, &mut inbox);
+            self.watch(&mut watching);
             // SAFETY: all that `prepare` has set lives until this returns.
             let code = unsafe { (self.functions.easy_perform)(self.handle) };
             signal::forget_broken_pipe();
@@ -343,6 +381,18 @@ impl Connection {
             is_unsent,
             is_for_good: FOR_GOOD.contains(&code),
             message: said.to_string_lossy().into_owned(),
+        }
+    }
+
+    fn watch(&self, watching: &mut Watch<'_>) {
+        let watching: *mut c_void = std::ptr::from_mut(watching).cast();
+        // SAFETY: the first option takes a long, the others a function of the type
+        // that the library calls and what it is given, which lives until the
+        // request has ended.
+        unsafe {
+            (self.functions.easy_setopt)(self.handle, NOPROGRESS, c_long::from(false));
+            (self.functions.easy_setopt)(self.handle, XFERINFOFUNCTION, watch as *const c_void);
+            (self.functions.easy_setopt)(self.handle, XFERINFODATA, watching);
         }
     }
 
