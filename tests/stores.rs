@@ -21,6 +21,8 @@
 #[allow(dead_code)]
 #[path = "moving/bed.rs"]
 mod bed;
+#[path = "stores/beside.rs"]
+mod beside;
 #[path = "stores/gluster.rs"]
 mod gluster;
 #[path = "stores/gluster_faults.rs"]
@@ -45,5 +47,7 @@ mod rados;
 mod rados_faults;
 #[path = "stores/s3.rs"]
 mod s3;
+#[path = "stores/s3_faults.rs"]
+mod s3_faults;
 #[path = "stores/syncing.rs"]
 mod syncing;
