@@ -229,6 +229,7 @@ pub struct Librados {
         expire_seconds: u32,
     ) -> libc::c_int,
     pub rados_getaddrs: unsafe extern "C" fn(cluster: rados_t, addrs: *mut *mut libc::c_char) -> libc::c_int,
+    pub rados_set_pool_full_try: unsafe extern "C" fn(io: rados_ioctx_t),
     pub rados_buffer_free: unsafe extern "C" fn(buf: *mut libc::c_char),
 }
 impl Librados {
@@ -297,6 +298,7 @@ impl Librados {
         let rados_break_lock = __library.get(b"rados_break_lock\0").map(|sym| *sym)?;
         let rados_blocklist_add = __library.get(b"rados_blocklist_add\0").map(|sym| *sym)?;
         let rados_getaddrs = __library.get(b"rados_getaddrs\0").map(|sym| *sym)?;
+        let rados_set_pool_full_try = __library.get(b"rados_set_pool_full_try\0").map(|sym| *sym)?;
         let rados_buffer_free = __library.get(b"rados_buffer_free\0").map(|sym| *sym)?;
         Ok(Librados {
             __library,
@@ -346,6 +348,7 @@ impl Librados {
             rados_break_lock,
             rados_blocklist_add,
             rados_getaddrs,
+            rados_set_pool_full_try,
             rados_buffer_free,
         })
     }
@@ -698,6 +701,9 @@ impl Librados {
     }
     pub unsafe fn rados_getaddrs(&self, cluster: rados_t, addrs: *mut *mut libc::c_char) -> libc::c_int {
         (self.rados_getaddrs)(cluster, addrs)
+    }
+    pub unsafe fn rados_set_pool_full_try(&self, io: rados_ioctx_t) {
+        (self.rados_set_pool_full_try)(io)
     }
     pub unsafe fn rados_buffer_free(&self, buf: *mut libc::c_char) {
         (self.rados_buffer_free)(buf)

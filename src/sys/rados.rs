@@ -142,8 +142,12 @@ impl Client {
         let mut io = null_mut();
         // SAFETY: the string lives until it returns, which fills `io`.
         answer(unsafe { self.library.rados_ioctx_create(self.cluster, text(pool).as_ptr(), &mut io) })?;
-        // SAFETY: `io` was just made, and nobody else has it.
-        unsafe { self.library.rados_ioctx_set_namespace(io, text(namespace).as_ptr()) };
+        // SAFETY: `io` was just made, and nobody else has it. Calls that take no flags,
+        // such as those for locks, would wait for room without the second one.
+        unsafe {
+            self.library.rados_ioctx_set_namespace(io, text(namespace).as_ptr());
+            self.library.rados_set_pool_full_try(io);
+        }
         Ok(Pool { client: Arc::clone(self), io })
     }
 }

@@ -6,11 +6,12 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use archipelago::backend::Backend;
 
 use super::beside::{in_a_process, is_there_again, listen, told, Away, Control};
-use super::load::{none_failed, nothing, wait, Machine, THREADS};
+use super::load::{as_outcomes, none_failed, nothing, wait, Machine, THREADS};
 use super::rados::{fresh, open};
 
 /// A cluster of one OSD.
@@ -148,6 +149,7 @@ fn is_clear(name: &str, seconds: u64) {
 /// What needs more room fails in words, so that QEMU can pause the guest, and goes
 /// on when there is some again. (A full cluster still takes what needs no more.)
 fn full(cluster: &Cluster, machine: &Machine) {
+    let second = on_rados();
     cluster.set_full_ratio("0.00001");
     wait(10);
     let all = machine.during(nothing(), || wait(2));
@@ -155,6 +157,7 @@ fn full(cluster: &Cluster, machine: &Machine) {
     eprintln!("full: {failures:?}");
     assert!(failures.len() >= THREADS as usize, "they went on: {failures:?}");
     assert!(failures.iter().all(|said| said.contains("no space left")), "{failures:?}");
+    leases_need_no_room(second);
     cluster.set_full_ratio("0.95");
     wait(10);
     let known = machine.check(&all);
@@ -162,4 +165,26 @@ fn full(cluster: &Cluster, machine: &Machine) {
     none_failed(&all);
     machine.check(&all);
     machine.device.close().unwrap();
+}
+
+/// Nobody waits for room to give a lease back, to take one, or to keep it.
+fn leases_need_no_room(machine: Machine) {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        machine.device.close().unwrap();
+        tell.send("closed").unwrap();
+        let again = Machine::again(&machine.opener);
+        tell.send("opened").unwrap();
+        again.check(&as_outcomes(nothing()));
+        // Longer than a lock lasts that is not renewed.
+        wait(25);
+        again.device.close().unwrap();
+        tell.send("closed again").unwrap();
+    });
+    for step in ["closed", "opened", "closed again"] {
+        let began = Instant::now();
+        let done = told.recv_timeout(Duration::from_secs(50));
+        assert_eq!(done, Ok(step), "on a full cluster; waited for {:?}", began.elapsed());
+        eprintln!("on a full cluster: {step} after {:?}", began.elapsed());
+    }
 }

@@ -26,6 +26,7 @@ const RADOS: Library = Library {
     header: "#include <rados/librados.h>\n",
     functions: "rados_(create2|conf_read_file|conf_set|connect|shutdown|getaddrs|buffer_free|\
         ioctx_create|ioctx_destroy|ioctx_set_namespace|wait_for_latest_osdmap|blocklist_add|\
+        set_pool_full_try|\
         read|stat|remove|lock_exclusive|lock_shared|unlock|list_lockers|break_lock|\
         nobjects_list_open|nobjects_list_next2|nobjects_list_close|\
         create_write_op|release_write_op|write_op_(operate|assert_exists|create|write|truncate|zero|\
