@@ -12,9 +12,9 @@ use archipelago::backend::Backend;
 
 use super::load::{as_outcomes, none_failed, nothing, of, summed, together, wait, Known, Machine, Outcome};
 
-/// So long a request beside it may take on a machine that others use as well. No
-/// server is away for less.
-const SHORT: Duration = Duration::from_secs(2);
+/// So long a request beside it may take on a machine that others use as well. Who
+/// waits for the server waits for longer: see `Away::longest_s`.
+const SHORT: Duration = Duration::from_secs(4);
 
 /// What the library tells its log.
 pub struct Told(Mutex<Vec<String>>);
