@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
 use super::conformance_data::*;
-use super::{Backend, BackendExt, LockMode};
+use super::{Backend, BackendExt, Last, LockMode};
 use crate::error::{ErrorKind, Result};
 use crate::name::{prefix, Id, ObjectName, SnapshotName, VolumeName};
 
@@ -40,6 +40,7 @@ pub const CHECKS: &[Check] = &[
     ("copies are whole and apart", copies_are_whole_and_apart),
     ("lists are complete, ordered and paged", lists_are_complete_ordered_and_paged),
     ("lists of nothing are empty", lists_of_nothing_are_empty),
+    ("lists are of one moment if they say so", lists_are_of_one_moment_if_they_say_so),
     ("names come back as other objects", names_come_back_as_other_objects),
     ("locks exclude", locks_exclude),
     ("the data path reads and writes", the_data_path_reads_and_writes),
@@ -495,6 +496,12 @@ fn lists_are_complete_ordered_and_paged(open: Open<'_>) {
     let listed = store.list(prefix::ALL, Some(&after), 1000).unwrap();
     let expected = texts.iter().filter(|text| **text > after.to_string()).count();
     assert_eq!(listed.len(), expected);
+    for prefix in &prefixes {
+        let last = texts.iter().rfind(|text| text.starts_with(prefix)).unwrap();
+        let wanted = Last::Object(ObjectName::parse(last).unwrap(), b"x".to_vec());
+        let told = store.last(prefix).unwrap();
+        assert!(told == Last::Untold || told == wanted, "'{prefix}': {told:?}");
+    }
 }
 
 fn lists_of_nothing_are_empty(open: Open<'_>) {
@@ -503,9 +510,36 @@ fn lists_of_nothing_are_empty(open: Open<'_>) {
         assert!(store.list(prefix, None, 10).unwrap().is_empty());
     }
     assert!(store.list(&prefix::heads_of(Id(1)), None, 10).unwrap().is_empty());
+    assert!(!matches!(store.last(&prefix::heads_of(Id(1))).unwrap(), Last::Object(..)));
     store.create(&block(1), b"x").unwrap();
     assert!(store.list(prefix::BLOCKS, None, 0).unwrap().is_empty());
     assert!(store.list(prefix::PAGES, None, 10).unwrap().is_empty());
+}
+
+/// Somebody makes the next head and deletes the one before: one of them is there
+/// at any moment.
+fn lists_are_of_one_moment_if_they_say_so(open: Open<'_>) {
+    const HEADS: u64 = 500;
+    let store = open();
+    if !store.capabilities().lists_at_once {
+        return;
+    }
+    let head = |number: u64| ObjectName::Head { volume: Id(9), number };
+    store.create(&head(0), b"x").unwrap();
+    let done = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..HEADS {
+                store.create(&head(number + 1), b"x").unwrap();
+                store.delete(&head(number)).unwrap();
+            }
+            done.store(1, Ordering::SeqCst);
+        });
+        while done.load(Ordering::SeqCst) == 0 {
+            let listed = store.list(&prefix::heads_of(Id(9)), None, 1000).unwrap();
+            assert!(!listed.is_empty(), "a listing missed both the old head and the new one");
+        }
+    });
 }
 
 /// A volume is removed and another gets its name.

@@ -251,6 +251,7 @@ impl Backend for Dir {
             fences: file_system.local,
             sync_all_cheap: file_system.syncfs,
             list_lag_s: if file_system.local { 0 } else { NFS_LIST_LAG_S },
+            lists_at_once: false,
             object_bytes_max: OBJECT_BYTES_MAX,
             in_flight_max: IN_FLIGHT_MAX,
             tells_room: true,

@@ -209,6 +209,7 @@ impl Backend for Gluster {
             fences: false,
             sync_all_cheap: false,
             list_lag_s: LIST_LAG_S,
+            lists_at_once: false,
             object_bytes_max: OBJECT_BYTES_MAX,
             in_flight_max: IN_FLIGHT_MAX,
             ..self.dir.capabilities()

@@ -48,6 +48,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     fences: true,
     sync_all_cheap: true,
     list_lag_s: 0,
+    lists_at_once: false,
     object_bytes_max: 1 << 40,
     in_flight_max: 64,
     tells_room: true,

@@ -92,6 +92,10 @@ pub struct Capabilities {
     pub tells_room: bool,
     /// How long `list` may lag behind `create` and `delete`, in seconds.
     pub list_lag_s: u32,
+    /// What `list` answers was there at one moment, if all has the same prefix up
+    /// to a '/' and is no more than some hundred names; otherwise it may miss a
+    /// name that is made and one that is deleted while it runs.
+    pub lists_at_once: bool,
     /// Largest object, in bytes.
     pub object_bytes_max: u64,
     /// Requests that may usefully be in flight at once.
@@ -105,6 +109,15 @@ pub struct ObjectStat {
     /// What it takes in the store: with `Capabilities::tells_room` at most a
     /// rounding above what was written, otherwise as `bytes`.
     pub allocated_bytes: u64,
+}
+
+/// What `Backend::last` answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Last {
+    /// Only `list` and `read_at` can tell.
+    Untold,
+    Nothing,
+    Object(ObjectName, Vec<u8>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +210,14 @@ pub trait Backend: fmt::Debug + Send + Sync {
         count_max: usize,
     ) -> Result<Vec<ObjectName>>;
 
+    /// The last name that begins with `prefix`, as `list` has them, and what it
+    /// contains, as both were at one moment: where the place can tell that in one
+    /// step. For few and small objects.
+    fn last(&self, prefix: &str) -> Result<Last> {
+        let _ = prefix;
+        Ok(Last::Untold)
+    }
+
     /// Makes `to` a durable object with the content that `from` has, as
     /// `create` does; a backend with a shortcut takes it. What is written to
     /// `from` meanwhile may be copied or not. Errors: `NotFound`, `Exists`,
@@ -267,6 +288,10 @@ pub trait BackendExt: Backend {
     /// larger than `bytes_max`.
     fn read_all(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>>;
 
+    /// As `read_all`, of what carries a sum of all its bytes: one question is enough,
+    /// for the reader finds out by itself if the answer was too short.
+    fn read_summed(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>>;
+
     /// Every name with this prefix, in order.
     fn list_all(&self, prefix: &str) -> Result<Vec<ObjectName>>;
 }
@@ -274,6 +299,10 @@ pub trait BackendExt: Backend {
 /// Names asked for at a time by `list_all`, which keeps them all anyway; a
 /// backend may have to look at every name for each call.
 const LIST_COUNT: usize = 1 << 20;
+
+/// Read before anybody asks how much there is: most of what is read as a whole is
+/// smaller, and a store that is far away is asked once.
+const GUESSED_BYTES: usize = 16 << 10;
 
 /// How often `read_all` meets an object that is replaced while it looks.
 const READ_TRIES: u32 = 5;
@@ -303,6 +332,16 @@ impl<B: Backend + ?Sized> BackendExt for B {
                 return Err(Error::corrupt(name, message));
             }
         }
+    }
+
+    fn read_summed(&self, name: &ObjectName, bytes_max: u64) -> Result<Vec<u8>> {
+        let mut data = vec![0; GUESSED_BYTES];
+        let read_bytes = self.read_at(name, 0, &mut data)?;
+        if read_bytes == data.len() || read_bytes as u64 > bytes_max {
+            return self.read_all(name, bytes_max);
+        }
+        data.truncate(read_bytes);
+        Ok(data)
     }
 
     fn list_all(&self, prefix: &str) -> Result<Vec<ObjectName>> {

@@ -20,7 +20,7 @@ use super::rados_lock::Locks;
 use super::rados_names::{
     data_of, index_of, place_of, segment_object, segment_of, segment_value, whole_value, Place, KINDS,
 };
-use super::{Backend, Capabilities, DataPath, Lock, LockMode, ObjectStat};
+use super::{Backend, Capabilities, DataPath, Last, Lock, LockMode, ObjectStat};
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::ObjectName;
@@ -48,6 +48,10 @@ pub struct RadosOptions {
     /// "admin" for `client.admin`.
     pub user: String,
 }
+
+/// Of so many names at least `last` says nothing: it would have to be sent all that
+/// they contain.
+const LAST_OF_MAX: usize = 64;
 
 /// What is known of an object that can be written.
 #[derive(Clone, Debug)]
@@ -81,6 +85,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     fences: true,
     sync_all_cheap: true,
     list_lag_s: 0,
+    lists_at_once: true,
     object_bytes_max: OBJECT_BYTES_MAX,
     in_flight_max: IN_FLIGHT_MAX,
     tells_room: false,
@@ -434,6 +439,29 @@ impl Inner {
         Ok(ObjectStat { bytes, allocated_bytes: bytes })
     }
 
+    /// The index gives values with their keys.
+    fn last(&self, prefix: &str) -> Result<Last> {
+        let told = |errno| not_read(errno).on_named(format!("{prefix}*"));
+        let kind = KINDS.iter().find(|(kind, indexed)| *indexed && prefix.starts_with(kind));
+        let Some((kind, _)) = kind else { return Ok(Last::Untold) };
+        let mut values = self.pool.values(&index_of(kind), "", prefix, LAST_OF_MAX).map_err(told)?;
+        if values.len() == LAST_OF_MAX {
+            return Ok(Last::Untold);
+        }
+        while let Some((key, value)) = values.pop() {
+            match ObjectName::parse(&key).map(|name| (place_of(&name), name)) {
+                Some((Place::Value { .. }, name)) => {
+                    let data = data_of(&name, value)?;
+                    return Ok(Last::Object(name, data));
+                }
+                // Not ours.
+                None => {}
+                Some(_) => return Ok(Last::Untold),
+            }
+        }
+        Ok(Last::Nothing)
+    }
+
     fn list(&self, prefix: &str, after: &str, count_max: usize) -> Result<Vec<ObjectName>> {
         let told = |errno| not_read(errno).on_named(format!("{prefix}*"));
         let mut found: Vec<ObjectName> = Vec::new();
@@ -537,6 +565,10 @@ impl Backend for Rados {
     ) -> Result<Vec<ObjectName>> {
         let after = after.map(ToString::to_string).unwrap_or_default();
         self.inner.list(prefix, &after, count_max)
+    }
+
+    fn last(&self, prefix: &str) -> Result<Last> {
+        self.inner.last(prefix)
     }
 
     fn lock(&self, name: &ObjectName, mode: LockMode) -> Result<Lock> {

@@ -13,10 +13,11 @@ use crate::sync::Mutex;
 /// What is remembered at most; what comes later is read each time.
 const BYTES_MAX: usize = 128 << 20;
 
-/// A page: how large it is, and its content once that was read as a whole.
-#[derive(Clone, Debug)]
+/// A page: how large it is, once that was asked for, and its content, once that
+/// was read as a whole.
+#[derive(Clone, Debug, Default)]
 struct Page {
-    stat: ObjectStat,
+    stat: Option<ObjectStat>,
     data: Option<Arc<Vec<u8>>>,
 }
 
@@ -47,17 +48,19 @@ impl Remembering {
 
     fn note_stat(&self, name: &ObjectName, stat: ObjectStat) {
         if let ObjectName::Page(id) = name {
-            self.pages.lock().known.insert(*id, Page { stat, data: None });
+            self.pages.lock().known.entry(*id).or_default().stat = Some(stat);
         }
     }
 
-    /// Remembers what was read, if that is all of a page.
-    fn note_data(&self, name: &ObjectName, data: &[u8]) {
+    /// Remembers what was read, if that is all of a page: for certain if less was
+    /// read than was asked for.
+    fn note_data(&self, name: &ObjectName, data: &[u8], is_short: bool) {
         let ObjectName::Page(id) = name else { return };
         let mut pages = self.pages.lock();
         let bytes = pages.bytes + data.len();
-        let Some(page) = pages.known.get_mut(id) else { return };
-        if page.stat.bytes == data.len() as u64 && page.data.is_none() && bytes <= BYTES_MAX {
+        let page = pages.known.entry(*id).or_default();
+        let is_whole = is_short || page.stat.is_some_and(|stat| stat.bytes == data.len() as u64);
+        if is_whole && page.data.is_none() && bytes <= BYTES_MAX {
             page.data = Some(Arc::new(data.to_vec()));
             pages.bytes = bytes;
         }
@@ -94,7 +97,7 @@ impl Backend for Remembering {
         }
         let bytes = self.inner.read_at(name, offset_bytes, buf)?;
         if offset_bytes == 0 {
-            self.note_data(name, &buf[..bytes]);
+            self.note_data(name, &buf[..bytes], bytes < buf.len());
         }
         Ok(bytes)
     }
@@ -127,8 +130,8 @@ impl Backend for Remembering {
     }
 
     fn stat(&self, name: &ObjectName) -> Result<ObjectStat> {
-        if let Some(page) = self.known(name) {
-            return Ok(page.stat);
+        if let Some(stat) = self.known(name).and_then(|page| page.stat) {
+            return Ok(stat);
         }
         let stat = self.inner.stat(name)?;
         self.note_stat(name, stat);

@@ -43,6 +43,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     sync_all_cheap: true,
     tells_room: false,
     list_lag_s: 0,
+    lists_at_once: false,
     object_bytes_max: OBJECT_BYTES_MAX,
     in_flight_max: IN_FLIGHT_MAX,
 };

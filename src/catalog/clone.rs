@@ -9,6 +9,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::{Id, VolumeName};
 use crate::store::Store;
 
+/// No snapshot has this number.
+const NONE: u64 = snapshot::FIRST - 1;
+
 /// Makes a volume that starts from `source`, of its size or larger.
 ///
 /// Publish, then verify: the snapshot must still be there, as it was when its
@@ -30,8 +33,8 @@ pub fn clone(store: &Store, source: &Snapshot, name: &VolumeName, size_bytes: Op
         ));
     }
     // The number of the snapshot that the head of this try was made from.
-    let number = std::cell::Cell::new(0);
-    let find = || -> Result<Snapshot> {
+    let number = std::cell::Cell::new(NONE);
+    let find = |known_number: u64| -> Result<Snapshot> {
         let there = snapshot::find(store, source.volume, &source.name)?;
         if there.id != source.id {
             return Err(Error::sentence(
@@ -39,7 +42,8 @@ pub fn clone(store: &Store, source: &Snapshot, name: &VolumeName, size_bytes: Op
                 format!("snapshot '{}' was removed, and another one has its name now", source.name),
             ));
         }
-        if !snapshot::is_for_good(store, &there)? {
+        // That it is once, it stays.
+        if there.number != known_number && !snapshot::is_for_good(store, &there)? {
             return Err(Error::sentence(
                 ErrorKind::Busy,
                 format!("snapshot '{}' is just being published: try again", source.name),
@@ -48,7 +52,7 @@ pub fn clone(store: &Store, source: &Snapshot, name: &VolumeName, size_bytes: Op
         Ok(there)
     };
     let describe = |volume: Id, epoch: Id| -> Result<Head> {
-        let there = find()?;
+        let there = find(NONE)?;
         number.set(there.number);
         Ok(Head {
             volume,
@@ -64,6 +68,6 @@ pub fn clone(store: &Store, source: &Snapshot, name: &VolumeName, size_bytes: Op
             written: true,
         })
     };
-    let still_valid = || -> Result<bool> { Ok(find()?.number == number.get()) };
+    let still_valid = || -> Result<bool> { Ok(find(number.get())?.number == number.get()) };
     volume::publish(store, name, &describe, &still_valid)
 }

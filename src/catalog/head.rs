@@ -163,7 +163,7 @@ pub fn all(store: &Store, volume: Id) -> Result<Vec<Head>> {
     let name = name_of(volume);
     let mut heads = Vec::new();
     for number in family(store, volume, &name).numbers()? {
-        match store.control().read_all(&name(number), 64 << 10) {
+        match store.control().read_summed(&name(number), 64 << 10) {
             Ok(data) => heads.push(decode(&name(number), &data)?),
             Err(error) if error.is(ErrorKind::NotFound) => {}
             Err(error) => return Err(error),
@@ -184,7 +184,18 @@ pub fn numbers(store: &Store, volume: Id) -> Result<Vec<u64>> {
 pub fn commit(store: &Store, head: &Head) -> Result<()> {
     let mark = clock::random_id()?;
     let name = name_of(head.volume);
-    match family(store, head.volume, &name).create(head.number, &head.encode(mark))? {
+    told(head, family(store, head.volume, &name).create(head.number, &head.encode(mark))?)
+}
+
+/// As `commit`, for the first head of a volume that nobody else knows of yet.
+pub(super) fn commit_first(store: &Store, head: &Head) -> Result<()> {
+    let mark = clock::random_id()?;
+    let name = name_of(head.volume);
+    told(head, family(store, head.volume, &name).create_first(head.number, &head.encode(mark))?)
+}
+
+fn told(head: &Head, outcome: Outcome) -> Result<()> {
+    match outcome {
         Outcome::Won => Ok(()),
         Outcome::Lost => Err(Error::new(ErrorKind::Fenced, "commit")
             .on(&head.object())

@@ -6,7 +6,7 @@
 //! others moved on could otherwise re-create a number that was cleaned away
 //! and believe that it won.
 
-use crate::backend::{Backend, BackendExt};
+use crate::backend::{Backend, BackendExt, Last};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
 use crate::name::{ObjectName, NUMBER_MAX};
@@ -14,9 +14,9 @@ use crate::name::{ObjectName, NUMBER_MAX};
 /// How often a listing is read again because what it named was gone.
 const TRIES: usize = 64;
 
-/// How often a family that shows no number at all is listed. A listing may
-/// miss what is made while it runs: with the old number deleted and the next
-/// one made meanwhile, it shows neither.
+/// How often a family that shows no number at all is listed, unless a listing is
+/// of one moment. It may otherwise miss what is made while it runs: with the old
+/// number deleted and the next one made meanwhile, it shows neither.
 const EMPTY_TRIES: usize = 3;
 
 /// Larger than any numbered object; what is larger is damaged.
@@ -48,7 +48,8 @@ impl Family<'_> {
     /// All numbers, lowest first.
     pub fn numbers(&self) -> Result<Vec<u64>> {
         let mut numbers = Vec::new();
-        for _ in 0..EMPTY_TRIES {
+        let tries = if self.backend.capabilities().lists_at_once { 1 } else { EMPTY_TRIES };
+        for _ in 0..tries {
             let names = self.backend.list_all(&self.prefix)?;
             if let Some(name) = names.iter().find(|name| number_of(name).is_some_and(|n| n > NUMBER_MAX)) {
                 return Err(Error::corrupt(name, "nobody counts so far; if it is none of ours, delete it"));
@@ -86,13 +87,22 @@ impl Family<'_> {
     /// The object with the highest number. It may vanish between list and
     /// read, but only because there is a higher one by then.
     pub fn latest(&self) -> Result<Option<Found>> {
+        match self.backend.last(&self.prefix)? {
+            Last::Nothing => return Ok(None),
+            Last::Object(name, data) => match number_of(&name) {
+                Some(number) if number <= NUMBER_MAX => return Ok(Some(Found { name, number, data })),
+                // Told below.
+                _ => {}
+            },
+            Last::Untold => {}
+        }
         let mut vanished = None;
         for _ in 0..TRIES {
             let Some(number) = self.highest()? else {
                 return Ok(None);
             };
             let name = (self.name)(number);
-            match self.backend.read_all(&name, BYTES_MAX) {
+            match self.backend.read_summed(&name, BYTES_MAX) {
                 Ok(data) => return Ok(Some(Found { name, number, data })),
                 Err(error) if error.is(ErrorKind::NotFound) => vanished = Some(error),
                 Err(error) => return Err(error),
@@ -104,22 +114,28 @@ impl Family<'_> {
             .because("it is listed but gone whenever it is read"))
     }
 
+    /// Makes the first number of a family that nobody else knows of yet.
+    pub fn create_first(&self, number: u64, data: &[u8]) -> Result<Outcome> {
+        let name = (self.name)(number);
+        match self.backend.create(&name, data) {
+            Ok(()) => Ok(Outcome::Won),
+            Err(error) if error.is(ErrorKind::Exists) => Ok(Outcome::Lost),
+            Err(error) if error.is(ErrorKind::Unknown) => match self.backend.read_all(&name, BYTES_MAX) {
+                Ok(there) if there == data => Ok(Outcome::Won),
+                Ok(_) => Ok(Outcome::Lost),
+                Err(_) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes `number`, and finds out whether that was the next one.
     /// `data` must differ from what anybody else may write.
     pub fn create(&self, number: u64, data: &[u8]) -> Result<Outcome> {
-        let name = (self.name)(number);
-        match self.backend.create(&name, data) {
-            Ok(()) => {}
-            Err(error) if error.is(ErrorKind::Exists) => return Ok(Outcome::Lost),
-            Err(error) if error.is(ErrorKind::Unknown) => {
-                match self.backend.read_all(&name, BYTES_MAX) {
-                    Ok(there) if there == data => {}
-                    Ok(_) => return Ok(Outcome::Lost),
-                    Err(_) => return Err(error),
-                }
-            }
-            Err(error) => return Err(error),
+        if self.create_first(number, data)? == Outcome::Lost {
+            return Ok(Outcome::Lost);
         }
+        let name = (self.name)(number);
         // It is there now, whether it counts or not: no failure from here on
         // may pass for "not applied".
         let highest = self.highest().map_err(|error| error.with_kind(ErrorKind::Unknown))?;

@@ -188,6 +188,13 @@ pub fn find(store: &Store, volume: Id, name: &SnapshotName) -> Result<Snapshot> 
     }
 }
 
+/// Whether there is a snapshot of this name. One call, where a listing is of one
+/// moment, however many others there are.
+pub fn exists(store: &Store, volume: Id, name: &SnapshotName) -> Result<bool> {
+    let object = name_of(volume, name);
+    Ok(family(store, volume, name, &object).highest()?.is_some())
+}
+
 /// The snapshot that a family stands for: that of its lowest number. A higher
 /// one of another id was made by somebody who meant to replace a snapshot that
 /// was removed meanwhile, and was away ever since (see `replace`).
@@ -323,7 +330,7 @@ pub fn remove(store: &Store, volume: Id, name: &SnapshotName) -> Result<()> {
 }
 
 fn read(store: &Store, object: &ObjectName) -> Result<Snapshot> {
-    decode(object, &store.control().read_all(object, BYTES_MAX)?)
+    decode(object, &store.control().read_summed(object, BYTES_MAX)?)
 }
 
 fn name_of(volume: Id, name: &SnapshotName) -> impl Fn(u64) -> ObjectName {

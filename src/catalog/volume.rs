@@ -88,11 +88,12 @@ pub(super) fn publish(
     for _ in 0..TRIES {
         let generation = maintenance::generation(store)?;
         let volume = clock::random_id()?;
-        let epoch = epoch::claim(store, volume, &Identity::of_this_process().program)?;
+        let who = Identity::of_this_process();
+        let epoch = epoch::claim_in(store, generation, volume, &who.program)?;
         let trusts = fault::on(fault::Planted::CloneNotVerified);
         let is_valid = || Ok(trusts || (still_valid()? && maintenance::generation(store)? == generation));
-        let committed =
-            describe(volume, epoch).and_then(|head| head::commit(store, &head)).and_then(|()| is_valid());
+        let made = describe(volume, epoch).and_then(|head| head::commit_first(store, &head));
+        let committed = made.and_then(|()| is_valid());
         if matches!(committed, Ok(false)) {
             undo(store, volume, epoch);
             continue;
@@ -166,7 +167,7 @@ pub fn check_free(store: &Store, name: &VolumeName) -> Result<()> {
 /// The id of the volume of this name. Error: `NotFound`.
 pub fn lookup(store: &Store, name: &VolumeName) -> Result<Id> {
     let object = ObjectName::Volume(name.clone());
-    match store.control().read_all(&object, BYTES_MAX) {
+    match store.control().read_summed(&object, BYTES_MAX) {
         Ok(data) => Ok(decode(&object, &data)?.0),
         Err(error) if error.is(ErrorKind::NotFound) => Err(Error::sentence(
             ErrorKind::NotFound,
@@ -203,7 +204,7 @@ pub fn list(store: &Store) -> Result<Vec<(VolumeName, Id)>> {
         let ObjectName::Volume(name) = &object else {
             continue;
         };
-        match store.control().read_all(&object, BYTES_MAX) {
+        match store.control().read_summed(&object, BYTES_MAX) {
             Ok(data) => volumes.push((name.clone(), decode(&object, &data)?.0)),
             Err(error) if error.is(ErrorKind::NotFound) => {}
             Err(error) => return Err(error),

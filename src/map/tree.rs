@@ -100,7 +100,7 @@ pub(super) fn load_with_sums(store: &Store, granules: u32, place: &Place) -> Res
     if place.level > LEVEL_MAX {
         return Err(Error::corrupt(&name, format!("no map has a level {}", place.level)));
     }
-    let data = store.control().read_all(&name, page_bytes_max(granules));
+    let data = store.control().read_summed(&name, page_bytes_max(granules));
     let data = data.map_err(|error| missing_as_damage(error, &name, place))?;
     if *blake3::hash(&data).as_bytes() != place.page.hash {
         let message = format!("its content is not what {} has the hash of", place.said_by());

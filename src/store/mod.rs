@@ -72,7 +72,7 @@ pub fn decode(data: &[u8]) -> Result<(Id, u64)> {
 
 /// What the object `store` of a place says. Error: `NotFound` if there is none.
 fn said_by(backend: &dyn Backend) -> Result<Said> {
-    format::decode(&backend.read_all(&ObjectName::Store, BYTES_MAX)?)
+    format::decode(&backend.read_summed(&ObjectName::Store, BYTES_MAX)?)
 }
 
 fn say(backend: &dyn Backend, said: &Said) -> Result<()> {

@@ -92,7 +92,9 @@ impl Volume {
 
     /// Error: `Exists`.
     pub fn check_free(&self, name: &SnapshotName) -> Result<()> {
-        if self.snapshots()?.iter().any(|listed| listed.name == *name) {
+        // Pending ones first, as in `snapshots`.
+        let is_pending = self.state.lock().pending().iter().any(|listed| listed.name == *name);
+        if is_pending || snapshot::exists(&self.store, self.id, name)? {
             return Err(Error::sentence(
                 ErrorKind::Exists,
                 format!(
@@ -243,7 +245,7 @@ impl Volume {
             let source = snapshot::find(&self.store, self.id, name)?;
             let map = self.map_of(&source);
             map.check_root()?;
-            let claimed = epoch::claim(&self.store, self.id, &self.name)?;
+            let claimed = epoch::claim_in(&self.store, generation, self.id, &self.name)?;
             let head = self.rolled_back(&source, claimed);
             self.commit(&head)?;
             match self.is_still_there(&source, generation) {

@@ -16,6 +16,7 @@ use crate::catalog::{clone, snapshot as snapshots, volume as names};
 use crate::log::LogOptions;
 use crate::name::{ObjectName, SnapshotName, VolumeName};
 
+mod calls;
 mod edges;
 mod full;
 mod handing;

@@ -200,6 +200,7 @@ impl Backend for Client {
         Capabilities {
             fences: !state.plan.kind.is_shared(),
             list_lag_s: u32::from(state.plan.lags),
+            lists_at_once: false,
             ..memory::CAPABILITIES
         }
     }

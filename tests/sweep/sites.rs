@@ -19,7 +19,7 @@ use super::source::{is_word_byte, Source};
 /// What is called, and as what `Faulty` sees it. What tells no outcome
 /// (`capabilities`, `data_path`, `forget_synced`, `forget_seen`,
 /// `alignment_bytes`) and what hands over a job and no request (`run_awake`)
-/// cannot fail; `cut_off` is for clusters alone (`tests/stores`).
+/// cannot fail; `cut_off` and `last` are for clusters alone (`tests/stores`).
 const METHODS: &[(&str, &[Method])] = &[
     ("create", &[Method::Create]),
     ("create_sparse", &[Method::CreateSparse]),
@@ -35,6 +35,7 @@ const METHODS: &[(&str, &[Method])] = &[
     ("copy", &[Method::Copy]),
     ("lock", &[Method::Lock]),
     ("read_all", &[Method::Stat, Method::Read]),
+    ("read_summed", &[Method::Read]),
     ("list_all", &[Method::List]),
     ("submit_read", &[Method::Read]),
     ("submit_write", &[Method::Write]),

@@ -434,7 +434,7 @@ fn publish(world: &mut World) {
 
 /// It is listed, and not there when it is read.
 fn hide_snapshot(world: &mut World) {
-    let hidden = Rule::new(Fault::Fail(ErrorKind::NotFound)).on(Method::Stat).named("snapshot/");
+    let hidden = Rule::new(Fault::Fail(ErrorKind::NotFound)).on(Method::Read).named("snapshot/");
     world.faulty.inject(hidden.times(u64::MAX));
     world.gc();
 }

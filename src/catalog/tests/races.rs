@@ -52,6 +52,7 @@ impl Backend for Meddled {
         self.memory.create_sparse(name, bytes)
     }
     fn read_at(&self, name: &ObjectName, offset_bytes: u64, buf: &mut [u8]) -> Result<usize> {
+        self.run(&self.before, &format!("read {name}"))?;
         self.memory.read_at(name, offset_bytes, buf)
     }
     fn write_at(&self, name: &ObjectName, offset_bytes: u64, data: &[u8]) -> Result<()> {
@@ -129,7 +130,7 @@ pub(super) fn once(
 
 #[test]
 fn a_head_that_vanishes_between_list_and_read_is_looked_for_again() {
-    let meddle = once("stat head/", |store| {
+    let meddle = once("read head/", |store| {
         let (_, volume) = volume::list(store).unwrap()[0].clone();
         let first = head::latest(store, volume).unwrap();
         head::commit(store, &Head { number: 2, ..first }).unwrap();

@@ -184,6 +184,7 @@ impl Backend for Sqlite {
             sync_all_cheap: true,
             tells_room: true,
             list_lag_s: 0,
+            lists_at_once: false,
             object_bytes_max: 1 << 40,
             in_flight_max: 1,
         }
