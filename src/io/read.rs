@@ -10,7 +10,15 @@ use crate::readcache::Wanted;
 use crate::sync::Mutex;
 use crate::sync::atomic::Ordering;
 use crate::sys::iobuf::IoBuf;
-use crate::volume::{parts, From, Step};
+use crate::volume::{parts, From, Step, Volume};
+
+/// What the data path is to read.
+struct Plan {
+    volume: Arc<Volume>,
+    path: Arc<dyn DataPath>,
+    /// Each that the read cache may know within one span of it.
+    steps: Vec<(Option<Wanted>, Step)>,
+}
 
 impl Inner {
     fn check_range(&self, offset_bytes: u64, bytes: u64) -> Result<()> {
@@ -50,7 +58,7 @@ impl Inner {
 
     pub(super) fn read(self: &Arc<Self>, offset_bytes: u64, buf: IoBuf, done: Once) {
         match self.plan_native(offset_bytes, &buf) {
-            Some((path, steps)) => self.read_native(&path, steps, offset_bytes, buf, done),
+            Some(plan) => self.read_native(plan, offset_bytes, buf, done),
             None => self.read_on_worker(offset_bytes, buf, done),
         }
     }
@@ -76,7 +84,7 @@ impl Inner {
 
     /// The steps of a read, if the data path can do all that is not zeroes,
     /// and there is something for it to do.
-    fn plan_native(&self, offset_bytes: u64, buf: &IoBuf) -> Option<(Arc<dyn DataPath>, Vec<Step>)> {
+    fn plan_native(&self, offset_bytes: u64, buf: &IoBuf) -> Option<Plan> {
         let volume = self.volume();
         let path = volume.data_path()?;
         volume.check_alive().ok()?;
@@ -97,22 +105,20 @@ impl Inner {
                         }
                     }
                 }
-                all.push(step);
+                if let Some((_, spans)) = volume.cached(&step) {
+                    all.extend(spans.map(|(wanted, part)| (Some(wanted), part)));
+                    continue;
+                }
+                all.push((None, step));
             }
         }
-        let native = all.iter().any(|step| matches!(step.from, From::Object { .. }));
-        native.then(|| (Arc::clone(path), all))
+        let native = all.iter().any(|(_, step)| matches!(step.from, From::Object { .. }));
+        let path = Arc::clone(path);
+        native.then(|| Plan { volume, path, steps: all })
     }
 
-    fn read_native(
-        self: &Arc<Self>,
-        path: &Arc<dyn DataPath>,
-        steps: Vec<Step>,
-        offset_bytes: u64,
-        buf: IoBuf,
-        done: Once,
-    ) {
-        let steps = self.split_at_spans(steps);
+    fn read_native(self: &Arc<Self>, plan: Plan, offset_bytes: u64, buf: IoBuf, done: Once) {
+        let Plan { volume, path, steps } = plan;
         let count = steps.iter().filter(|(_, step)| matches!(step.from, From::Object { .. })).count();
         let (inner, whole) = (Arc::clone(self), buf.clone());
         let join = Join::new(count, move |result| match result {
@@ -130,29 +136,11 @@ impl Inner {
             let join = Arc::clone(&join);
             let slice = buf.slice(step.at, step.bytes);
             let done = Box::new(move |result| join.finish(result));
-            match (wanted, self.volume().store.read_cache()) {
-                (Some(wanted), Some(cache)) => cache.submit(path, wanted, slice, done),
+            match (wanted, volume.store.read_cache()) {
+                (Some(wanted), Some(cache)) => cache.submit(&path, wanted, slice, done),
                 _ => path.submit_read(&name, offset_bytes, slice, done),
             }
         }
-    }
-
-    /// The same steps, each that the read cache may know within one span of it.
-    fn split_at_spans(&self, steps: Vec<Step>) -> Vec<(Option<Wanted>, Step)> {
-        let volume = self.volume();
-        if volume.store.read_cache().is_none() {
-            return steps.into_iter().map(|step| (None, step)).collect();
-        }
-        let mut split = Vec::with_capacity(steps.len());
-        for step in steps {
-            let is_known = volume.cached(&step).map(|(_, spans)| {
-                split.extend(spans.map(|(wanted, part)| (Some(wanted), part)));
-            });
-            if is_known.is_none() {
-                split.push((None, step));
-            }
-        }
-        split
     }
 }
 
