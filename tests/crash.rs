@@ -117,6 +117,23 @@ fn no_crash_breaks_a_promise_where_nothing_is_overwritten() {
     assert!(summary.distinct >= states, "too few states");
 }
 
+/// The explorer's own: of a sector that is written in parts a crash may leave a mix that
+/// nobody wrote, and who goes on there may write to a part of it.
+#[test]
+fn a_life_after_a_crash_writes_over_what_nobody_wrote() {
+    let values = model::Values::default();
+    let mut mix = values.bytes(5, 0);
+    mix[100..].copy_from_slice(&values.bytes(6, 0)[100..]);
+    assert_eq!(values.read(&mix, 0), model::FOREIGN);
+    let adopted = values.adopt(&mix, 0);
+    assert_eq!((values.adopt(&mix, 0), values.read(&mix, 0)), (adopted, adopted));
+    assert_eq!(values.bytes(adopted, 0), mix);
+    let written = values.compose(adopted, 7, 0, 200, 300);
+    mix[200..300].copy_from_slice(&values.bytes(7, 0)[200..300]);
+    assert_eq!((values.read(&mix, 0), values.bytes(written, 0)), (written, mix));
+    assert_eq!(values.adopt(&values.bytes(5, 0), 0), 5);
+}
+
 /// A rule without a planted fault is one that nobody would miss.
 #[test]
 fn every_ordering_rule_has_a_planted_fault() {

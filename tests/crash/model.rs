@@ -91,10 +91,18 @@ impl Values {
         }
         let mut bytes = self.bytes(old, sector);
         bytes[from..to].copy_from_slice(&self.bytes(new, sector)[from..to]);
-        let known = self.read(&bytes, sector);
+        self.adopt(&bytes, sector)
+    }
+
+    /// As `read`, of what is gone on with: nobody may have written it as it is, where a
+    /// crash has left a mix of writes of parts.
+    pub fn adopt(&self, data: &[u8], sector: u64) -> Value {
+        let known = self.read(data, sector);
         if known != FOREIGN {
             return known;
         }
+        let mut bytes = [0; SECTOR];
+        bytes.copy_from_slice(data);
         let mut composed = self.composed.lock();
         // Told by the bytes, so that it is the same in workloads that begin alike.
         let mut value = COMPOSED | hash_bytes(&bytes) as Value;

@@ -256,7 +256,7 @@ impl World {
 
     /// What is read now must not vanish later.
     fn narrow(&self, at: usize, volume: &Arc<Volume>) -> std::result::Result<(), Stop> {
-        let values = read_values(volume, &self.values)?;
+        let values = sectors_of(volume, |bytes, at| self.values.adopt(bytes, at))?;
         let listed = volume.snapshots()?;
         let bytes = volume.size_bytes();
         let mut wrong = None;
@@ -566,10 +566,14 @@ impl From<String> for Stop {
 
 /// The values of a volume, sector by sector.
 pub fn read_values(volume: &Arc<Volume>, values: &Values) -> Result<Vec<Value>> {
+    sectors_of(volume, |bytes, at| values.read(bytes, at))
+}
+
+fn sectors_of(volume: &Arc<Volume>, value_of: impl Fn(&[u8], u64) -> Value) -> Result<Vec<Value>> {
     let bytes = volume.size_bytes() as usize;
     let mut data = vec![0xEE; bytes];
     volume.read_at(0, &mut data)?;
     data.resize(bytes.next_multiple_of(SECTOR), 0);
     let sectors = data.chunks_exact(SECTOR).enumerate();
-    Ok(sectors.map(|(at, bytes)| values.read(bytes, at as u64)).collect())
+    Ok(sectors.map(|(at, bytes)| value_of(bytes, at as u64)).collect())
 }
