@@ -49,6 +49,7 @@ pub mod missing;
 pub mod order;
 pub mod rados;
 mod rados_data;
+mod rados_index;
 mod rados_lock;
 mod rados_names;
 pub mod remembering;
@@ -62,6 +63,8 @@ pub mod window;
 pub mod conformance;
 #[cfg(feature = "testkit")]
 mod conformance_data;
+#[cfg(feature = "testkit")]
+mod conformance_each;
 #[cfg(feature = "testkit")]
 pub mod faulty;
 #[cfg(feature = "testkit")]
@@ -136,6 +139,12 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Makes a new object of exactly `data`. It is durable on return.
     /// Errors: `Exists`, `NoSpace`, `Denied`.
     fn create(&self, name: &ObjectName, data: &[u8]) -> Result<()>;
+
+    /// As `create` for each of these, in any order or all at a time: where a question
+    /// takes its time, several may take no longer. What came of each is told.
+    fn create_each(&self, objects: &[(&ObjectName, &[u8])]) -> Vec<Result<()>> {
+        objects.iter().map(|(name, data)| self.create(name, data)).collect()
+    }
 
     /// Makes a new object of `bytes` zeroes that takes (about) no room. Not
     /// durable until `sync`: a crash before that may leave it, or its name with
@@ -216,6 +225,11 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn last(&self, prefix: &str) -> Result<Last> {
         let _ = prefix;
         Ok(Last::Untold)
+    }
+
+    /// As `last` for each of these, in any order or all at a time.
+    fn last_of_each(&self, prefixes: &[&str]) -> Vec<Result<Last>> {
+        prefixes.iter().map(|prefix| self.last(prefix)).collect()
     }
 
     /// Makes `to` a durable object with the content that `from` has, as

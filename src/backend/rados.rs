@@ -18,7 +18,7 @@ use super::memory::beyond_end;
 use super::rados_data::RadosData;
 use super::rados_lock::Locks;
 use super::rados_names::{
-    data_of, index_of, place_of, segment_object, segment_of, segment_value, whole_value, Place, KINDS,
+    index_of, place_of, segment_object, segment_of, segment_value, whole_value, Place, KINDS,
 };
 use super::{Backend, Capabilities, DataPath, Last, Lock, LockMode, ObjectStat};
 use crate::clock;
@@ -48,10 +48,6 @@ pub struct RadosOptions {
     /// "admin" for `client.admin`.
     pub user: String,
 }
-
-/// Of so many names at least `last` says nothing: it would have to be sent all that
-/// they contain.
-const LAST_OF_MAX: usize = 64;
 
 /// What is known of an object that can be written.
 #[derive(Clone, Debug)]
@@ -189,7 +185,7 @@ pub(super) fn not_read(errno: Errno) -> Error {
     }
 }
 
-fn missing(operation: &'static str, name: &ObjectName) -> Error {
+pub(super) fn missing(operation: &'static str, name: &ObjectName) -> Error {
     Error::new(ErrorKind::NotFound, operation).on(name)
 }
 
@@ -288,11 +284,6 @@ impl Inner {
         read.map_err(|errno| not_read(errno).on(name).at(offset_bytes))
     }
 
-    fn value(&self, name: &ObjectName, index: &str, key: &str) -> Result<Vec<u8>> {
-        let value = self.pool.value(index, key).map_err(|errno| not_read(errno).on(name))?;
-        data_of(name, value.ok_or_else(|| missing("read", name))?)
-    }
-
     pub fn write_at(&self, name: &ObjectName, offset_bytes: u64, data: &[u8]) -> Result<()> {
         let written = self.with("write", name, &mut |known| {
             check_end("write", name, offset_bytes, data.len() as u64, known.bytes)?;
@@ -375,24 +366,6 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes an entry of an index, if there is none.
-    fn enter(&self, name: &ObjectName, index: &str, key: &str, value: &[u8]) -> Result<()> {
-        let op = self.pool.op().create(false).value_is(key, b"").set(key, value);
-        self.pool.write(index, &op).map_err(|errno| match errno {
-            Errno(libc::ECANCELED) => Error::new(ErrorKind::Exists, "create").on(name),
-            other => failed("create", other).on(name),
-        })
-    }
-
-    /// Deletes an entry that has this value.
-    fn leave(&self, name: &ObjectName, index: &str, key: &str, value: &[u8]) -> Result<()> {
-        let op = self.pool.op().value_is(key, value).unset(key);
-        self.pool.write(index, &op).map_err(|errno| match errno {
-            Errno(libc::ECANCELED) => missing("delete", name),
-            other => failed("delete", other).on(name),
-        })
-    }
-
     fn remove_quietly(&self, object: &str) {
         match self.pool.remove(object) {
             Ok(()) | Err(Errno(libc::ENOENT)) => {}
@@ -437,29 +410,6 @@ impl Inner {
         };
         // The cluster does not say what an object takes.
         Ok(ObjectStat { bytes, allocated_bytes: bytes })
-    }
-
-    /// The index gives values with their keys.
-    fn last(&self, prefix: &str) -> Result<Last> {
-        let told = |errno| not_read(errno).on_named(format!("{prefix}*"));
-        let kind = KINDS.iter().find(|(kind, indexed)| *indexed && prefix.starts_with(kind));
-        let Some((kind, _)) = kind else { return Ok(Last::Untold) };
-        let mut values = self.pool.values(&index_of(kind), "", prefix, LAST_OF_MAX).map_err(told)?;
-        if values.len() == LAST_OF_MAX {
-            return Ok(Last::Untold);
-        }
-        while let Some((key, value)) = values.pop() {
-            match ObjectName::parse(&key).map(|name| (place_of(&name), name)) {
-                Some((Place::Value { .. }, name)) => {
-                    let data = data_of(&name, value)?;
-                    return Ok(Last::Object(name, data));
-                }
-                // Not ours.
-                None => {}
-                Some(_) => return Ok(Last::Untold),
-            }
-        }
-        Ok(Last::Nothing)
     }
 
     fn list(&self, prefix: &str, after: &str, count_max: usize) -> Result<Vec<ObjectName>> {
@@ -523,6 +473,11 @@ impl Backend for Rados {
         self.inner.create(name, &data[..end], data.len() as u64)
     }
 
+    fn create_each(&self, objects: &[(&ObjectName, &[u8])]) -> Vec<Result<()>> {
+        let one_by_one = || objects.iter().map(|(name, data)| self.create(name, data)).collect();
+        self.inner.enter_each(objects).unwrap_or_else(one_by_one)
+    }
+
     fn create_sparse(&self, name: &ObjectName, bytes: u64) -> Result<()> {
         let made = self.inner.create(name, &[], bytes);
         if made.as_ref().is_err_and(|error| error.is(ErrorKind::Exists)) {
@@ -568,7 +523,11 @@ impl Backend for Rados {
     }
 
     fn last(&self, prefix: &str) -> Result<Last> {
-        self.inner.last(prefix)
+        self.last_of_each(&[prefix]).pop().unwrap_or(Ok(Last::Untold))
+    }
+
+    fn last_of_each(&self, prefixes: &[&str]) -> Vec<Result<Last>> {
+        self.inner.last_of_each(prefixes)
     }
 
     fn lock(&self, name: &ObjectName, mode: LockMode) -> Result<Lock> {

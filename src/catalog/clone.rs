@@ -3,10 +3,13 @@
 
 use super::head::{self, Head, LogStart};
 use super::identity::wall_s;
+use super::maintenance;
+use super::numbered::told_of;
 use super::snapshot::{self, Snapshot};
-use super::volume;
+use super::volume::{self, Start};
+use crate::backend::Last;
 use crate::error::{Error, ErrorKind, Result};
-use crate::name::{Id, VolumeName};
+use crate::name::{prefix, Id, VolumeName};
 use crate::store::Store;
 
 /// No snapshot has this number.
@@ -34,40 +37,52 @@ pub fn clone(store: &Store, source: &Snapshot, name: &VolumeName, size_bytes: Op
     }
     // The number of the snapshot that the head of this try was made from.
     let number = std::cell::Cell::new(NONE);
-    let find = |known_number: u64| -> Result<Snapshot> {
-        let there = snapshot::find(store, source.volume, &source.name)?;
-        if there.id != source.id {
-            return Err(Error::sentence(
-                ErrorKind::NotFound,
-                format!("snapshot '{}' was removed, and another one has its name now", source.name),
-            ));
-        }
+    let look = || -> Result<Start> {
+        let control = store.control().as_ref();
+        let (snapshots, heads) =
+            (prefix::numbers_of(source.volume, &source.name), prefix::heads_of(source.volume));
+        let [generation, there, head] = told_of(control, [prefix::MAINTENANCE, &snapshots, &heads])?;
+        let generation = maintenance::generation_told(store, &generation)?;
+        let there = of_same_id(store, source, there)?;
         // That it is once, it stays.
-        if there.number != known_number && !snapshot::is_for_good(store, &there)? {
+        if !snapshot::is_for_good_at(&head::latest_told(store, source.volume, head)?, &there) {
             return Err(Error::sentence(
                 ErrorKind::Busy,
                 format!("snapshot '{}' is just being published: try again", source.name),
             ));
         }
-        Ok(there)
-    };
-    let describe = |volume: Id, epoch: Id| -> Result<Head> {
-        let there = find(NONE)?;
         number.set(there.number);
-        Ok(Head {
-            volume,
+        let head = Head {
+            volume: Id::NONE,
             number: head::FIRST,
             name_hint: name.to_string(),
             size_bytes,
             block_bytes: there.block_bytes,
-            epoch,
+            epoch: Id::NONE,
             root: there.root,
             log: LogStart::NEW,
             parent: Some(there.as_parent()),
             created_s: wall_s(),
             written: true,
-        })
+        };
+        Ok(Start { generation, head })
     };
-    let still_valid = || -> Result<bool> { Ok(find(number.get())?.number == number.get()) };
-    volume::publish(store, name, &describe, &still_valid)
+    let is_still = |generation: u64| -> Result<bool> {
+        let snapshots = prefix::numbers_of(source.volume, &source.name);
+        let [there, now] = told_of(store.control().as_ref(), [&snapshots, prefix::MAINTENANCE])?;
+        let there = of_same_id(store, source, there)?;
+        Ok(there.number == number.get() && maintenance::generation_told(store, &now)? == generation)
+    };
+    volume::publish(store, name, &look, &is_still)
+}
+
+fn of_same_id(store: &Store, source: &Snapshot, told: Last) -> Result<Snapshot> {
+    let there = snapshot::find_told(store, source.volume, &source.name, told)?;
+    if there.id != source.id {
+        return Err(Error::sentence(
+            ErrorKind::NotFound,
+            format!("snapshot '{}' was removed, and another one has its name now", source.name),
+        ));
+    }
+    Ok(there)
 }

@@ -56,15 +56,20 @@ pub fn claim(store: &Store, volume: Id, holder: &str) -> Result<Id> {
 /// As `claim`, for who has just asked for gc's generation. An older one only
 /// makes the claim shorter.
 pub fn claim_in(store: &Store, generation: u64, volume: Id, holder: &str) -> Result<Id> {
-    let epoch = Epoch {
-        id: clock::random_id()?,
-        volume,
-        generation,
-        claimed_s: clock::wall().as_secs(),
-        holder: holder.to_owned(),
-    };
-    store.control().create(&ObjectName::Epoch(epoch.id), &encode(&epoch))?;
+    let epoch = of_now(generation, volume, holder)?;
+    let (name, data) = claim_of(&epoch);
+    store.control().create(&name, &data)?;
     Ok(epoch.id)
+}
+
+/// A new epoch, which is claimed when there is what `claim_of` says.
+pub(super) fn of_now(generation: u64, volume: Id, holder: &str) -> Result<Epoch> {
+    let (id, claimed_s) = (clock::random_id()?, clock::wall().as_secs());
+    Ok(Epoch { id, volume, generation, claimed_s, holder: holder.to_owned() })
+}
+
+pub(super) fn claim_of(epoch: &Epoch) -> (ObjectName, Vec<u8>) {
+    (ObjectName::Epoch(epoch.id), encode(epoch))
 }
 
 /// Error: `NotFound`.

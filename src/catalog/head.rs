@@ -26,8 +26,9 @@
 //!      -      -  parent: snapshot name: u16 length, text
 //! ```
 
-use super::numbered::{Family, Outcome};
+use super::numbered::{told_of, Family, Outcome};
 use super::{read_bool, read_geometry, read_parent, write_parent, Parent};
+use crate::backend::Last;
 use crate::clock;
 use crate::codec::{self, Kind, Writer};
 use crate::error::{Error, ErrorKind, Result};
@@ -146,8 +147,14 @@ pub fn decode(name: &ObjectName, data: &[u8]) -> Result<Head> {
 /// The head that counts. Error: `NotFound` if the volume has none: it was
 /// removed, or never was.
 pub fn latest(store: &Store, volume: Id) -> Result<Head> {
+    let [told] = told_of(store.control().as_ref(), [&prefix::heads_of(volume)])?;
+    latest_told(store, volume, told)
+}
+
+/// As `latest`; `told` is what `Backend::last` says of `prefix::heads_of(volume)`.
+pub(super) fn latest_told(store: &Store, volume: Id, told: Last) -> Result<Head> {
     let name = name_of(volume);
-    match family(store, volume, &name).latest()? {
+    match family(store, volume, &name).latest_told(told)? {
         Some(found) => decode(&found.name, &found.data),
         None => Err(Error::sentence(
             ErrorKind::NotFound,
@@ -187,11 +194,17 @@ pub fn commit(store: &Store, head: &Head) -> Result<()> {
     told(head, family(store, head.volume, &name).create(head.number, &head.encode(mark))?)
 }
 
-/// As `commit`, for the first head of a volume that nobody else knows of yet.
-pub(super) fn commit_first(store: &Store, head: &Head) -> Result<()> {
-    let mark = clock::random_id()?;
+/// As `commit`, for the first head of a volume that nobody else knows of yet: `make`
+/// creates what it is given.
+pub(super) fn commit_first(
+    store: &Store,
+    head: &Head,
+    make: impl FnOnce(&ObjectName, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let data = head.encode(clock::random_id()?);
     let name = name_of(head.volume);
-    told(head, family(store, head.volume, &name).create_first(head.number, &head.encode(mark))?)
+    let made = make(&name(head.number), &data);
+    told(head, family(store, head.volume, &name).made_first(head.number, &data, made)?)
 }
 
 fn told(head: &Head, outcome: Outcome) -> Result<()> {

@@ -14,7 +14,7 @@
 use super::identity::{utc_text, wall_s, Identity, Life};
 use super::lease_format::{read_identity, write_identity};
 use super::numbered::{Family, Found, Outcome};
-use crate::backend::{Lock, LockMode};
+use crate::backend::{Last, Lock, LockMode};
 use crate::clock;
 use crate::codec::{self, Kind, Writer};
 use crate::error::{Error, ErrorKind, Result};
@@ -87,7 +87,12 @@ fn remove_below(store: &Store, generation: u64) {
 
 /// The last generation that began; 0 if none ever did.
 pub fn generation(store: &Store) -> Result<u64> {
-    let last = last(store)?;
+    generation_told(store, &Last::Untold)
+}
+
+/// As `generation`; `told` is what `Backend::last` says of `prefix::MAINTENANCE`.
+pub(super) fn generation_told(store: &Store, told: &Last) -> Result<u64> {
+    let last = family(store).highest_told(told)?.unwrap_or(0);
     Ok(if fault::on(fault::Planted::GenerationIgnored) { 0 } else { last })
 }
 

@@ -62,6 +62,19 @@ impl Family<'_> {
         Ok(numbers)
     }
 
+    /// The highest number, if there is any; `told` is what `Backend::last` said.
+    pub fn highest_told(&self, told: &Last) -> Result<Option<u64>> {
+        match told {
+            Last::Nothing => Ok(None),
+            Last::Object(name, _) => match number_of(name) {
+                Some(number) if number <= NUMBER_MAX => Ok(Some(number)),
+                // Told there.
+                _ => self.highest(),
+            },
+            Last::Untold => self.highest(),
+        }
+    }
+
     /// The highest number, if there is any.
     pub fn highest(&self) -> Result<Option<u64>> {
         let Some(mut highest) = self.numbers()?.last().copied() else {
@@ -87,7 +100,12 @@ impl Family<'_> {
     /// The object with the highest number. It may vanish between list and
     /// read, but only because there is a higher one by then.
     pub fn latest(&self) -> Result<Option<Found>> {
-        match self.backend.last(&self.prefix)? {
+        self.latest_told(self.backend.last(&self.prefix)?)
+    }
+
+    /// As `latest`; `told` is what `Backend::last` said.
+    pub fn latest_told(&self, told: Last) -> Result<Option<Found>> {
+        match told {
             Last::Nothing => return Ok(None),
             Last::Object(name, data) => match number_of(&name) {
                 Some(number) if number <= NUMBER_MAX => return Ok(Some(Found { name, number, data })),
@@ -114,10 +132,11 @@ impl Family<'_> {
             .because("it is listed but gone whenever it is read"))
     }
 
-    /// Makes the first number of a family that nobody else knows of yet.
-    pub fn create_first(&self, number: u64, data: &[u8]) -> Result<Outcome> {
+    /// What came of making a number that may be the first; `created` is what
+    /// `Backend::create` said.
+    pub fn made_first(&self, number: u64, data: &[u8], created: Result<()>) -> Result<Outcome> {
         let name = (self.name)(number);
-        match self.backend.create(&name, data) {
+        match created {
             Ok(()) => Ok(Outcome::Won),
             Err(error) if error.is(ErrorKind::Exists) => Ok(Outcome::Lost),
             Err(error) if error.is(ErrorKind::Unknown) => match self.backend.read_all(&name, BYTES_MAX) {
@@ -132,10 +151,10 @@ impl Family<'_> {
     /// Makes `number`, and finds out whether that was the next one.
     /// `data` must differ from what anybody else may write.
     pub fn create(&self, number: u64, data: &[u8]) -> Result<Outcome> {
-        if self.create_first(number, data)? == Outcome::Lost {
+        let name = (self.name)(number);
+        if self.made_first(number, data, self.backend.create(&name, data))? == Outcome::Lost {
             return Ok(Outcome::Lost);
         }
-        let name = (self.name)(number);
         // It is there now, whether it counts or not: no failure from here on
         // may pass for "not applied".
         let highest = self.highest().map_err(|error| error.with_kind(ErrorKind::Unknown))?;
@@ -169,6 +188,12 @@ impl Family<'_> {
         }
         Ok(())
     }
+}
+
+/// What `Backend::last` says of each of these.
+pub(super) fn told_of<const N: usize>(backend: &dyn Backend, prefixes: [&str; N]) -> Result<[Last; N]> {
+    let told = backend.last_of_each(&prefixes).into_iter().collect::<Result<Vec<Last>>>()?;
+    told.try_into().map_err(|_| Error::new(ErrorKind::Internal, "list"))
 }
 
 /// Deletes; a missing object is as good.

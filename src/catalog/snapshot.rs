@@ -27,10 +27,10 @@
 //!      -      -  parent: snapshot name: u16 length, text
 //! ```
 
-use super::head;
-use super::numbered::{delete_if_there, Family, Outcome};
+use super::head::{self, Head};
+use super::numbered::{delete_if_there, told_of, Family, Outcome};
 use super::{read_geometry, read_parent, read_snapshot_name, write_parent, Parent};
-use crate::backend::BackendExt;
+use crate::backend::{BackendExt, Last};
 use crate::codec::{self, Kind, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault;
@@ -166,7 +166,12 @@ pub fn publish(store: &Store, snapshot: &Snapshot) -> Result<()> {
 /// under the next number. The volume's head goes behind the cut only
 /// afterwards. Error: `NotFound` if the volume has gone.
 pub fn is_for_good(store: &Store, snapshot: &Snapshot) -> Result<bool> {
-    Ok(head::latest(store, snapshot.volume)?.log.position >= snapshot.position)
+    Ok(is_for_good_at(&head::latest(store, snapshot.volume)?, snapshot))
+}
+
+/// As `is_for_good`, when this was the volume's head.
+pub(super) fn is_for_good_at(head: &Head, snapshot: &Snapshot) -> bool {
+    head.log.position >= snapshot.position
 }
 
 fn taken(name: &SnapshotName) -> Error {
@@ -178,9 +183,15 @@ fn taken(name: &SnapshotName) -> Error {
 
 /// The snapshot of this name. Error: `NotFound`.
 pub fn find(store: &Store, volume: Id, name: &SnapshotName) -> Result<Snapshot> {
+    let [told] = told_of(store.control().as_ref(), [&prefix::numbers_of(volume, name)])?;
+    find_told(store, volume, name, told)
+}
+
+/// As `find`; `told` is what `Backend::last` says of `prefix::numbers_of`.
+pub(super) fn find_told(store: &Store, volume: Id, name: &SnapshotName, told: Last) -> Result<Snapshot> {
     let object = name_of(volume, name);
     let family = family(store, volume, name, &object);
-    let Some(found) = family.latest()? else { return Err(missing(store, name)) };
+    let Some(found) = family.latest_told(told)? else { return Err(missing(store, name)) };
     let highest = decode(&found.name, &found.data)?;
     match highest.number {
         FIRST => Ok(highest),

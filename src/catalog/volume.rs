@@ -40,21 +40,23 @@ pub(super) const TRIES: usize = 16;
 /// Makes a volume of zeroes. Errors: `Exists`, `Invalid`.
 pub fn create(store: &Store, name: &VolumeName, size_bytes: u64, block_bytes: u64) -> Result<Id> {
     check_geometry(size_bytes, block_bytes)?;
-    publish(store, name, &|volume, epoch| {
-        Ok(Head {
-            volume,
+    let look = || {
+        let head = Head {
+            volume: Id::NONE,
             number: head::FIRST,
             name_hint: name.to_string(),
             size_bytes,
             block_bytes,
-            epoch,
+            epoch: Id::NONE,
             root: Root::ZERO,
             log: LogStart::NEW,
             parent: None,
             created_s: wall_s(),
             written: false,
-        })
-    }, &|| Ok(true))
+        };
+        Ok(Start { generation: maintenance::generation(store)?, head })
+    };
+    publish(store, name, &look, &|generation| Ok(maintenance::generation(store)? == generation))
 }
 
 pub(super) fn check_geometry(size_bytes: u64, block_bytes: u64) -> Result<()> {
@@ -73,38 +75,46 @@ pub(super) fn check_geometry(size_bytes: u64, block_bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// Makes a volume of what `describe` says: an epoch, a head, and the name
-/// last. If gc began meanwhile, or `still_valid` says no, all is undone and
+/// What a new volume begins with.
+pub(super) struct Start {
+    /// gc's, when the rest was looked at.
+    pub generation: u64,
+    /// Of no volume and epoch yet.
+    pub head: Head,
+}
+
+/// Makes a volume of what `look` says: an epoch, a head, and the name
+/// last. If gc began meanwhile, or `is_still` says no, all is undone and
 /// done again. That is looked at before there is a name, so that nobody sees
 /// a volume that cannot be, and again when the name is there: until then the
-/// volume may be taken for one whose removal was interrupted.
+/// volume may be taken for one whose removal was interrupted. Epoch and head are
+/// made in any order: without the other each is garbage.
 pub(super) fn publish(
     store: &Store,
     name: &VolumeName,
-    describe: &dyn Fn(Id, Id) -> Result<Head>,
-    still_valid: &dyn Fn() -> Result<bool>,
+    look: &dyn Fn() -> Result<Start>,
+    is_still: &dyn Fn(u64) -> Result<bool>,
 ) -> Result<Id> {
-    check_free(store, name)?;
     for _ in 0..TRIES {
-        let generation = maintenance::generation(store)?;
+        let Start { generation, head } = look()?;
         let volume = clock::random_id()?;
-        let who = Identity::of_this_process();
-        let epoch = epoch::claim_in(store, generation, volume, &who.program)?;
+        let claim = epoch::of_now(generation, volume, &Identity::of_this_process().program)?;
+        let epoch = claim.id;
         let trusts = fault::on(fault::Planted::CloneNotVerified);
-        let is_valid = || Ok(trusts || (still_valid()? && maintenance::generation(store)? == generation));
-        let made = describe(volume, epoch).and_then(|head| head::commit_first(store, &head));
-        let committed = made.and_then(|()| is_valid());
-        if matches!(committed, Ok(false)) {
+        let is_valid = || Ok(trusts || is_still(generation)?);
+        let begun = begin(store, &claim, &Head { volume, epoch, ..head }).and_then(|()| is_valid());
+        if !matches!(begun, Ok(true)) {
             undo(store, volume, epoch);
+            begun?;
             continue;
         }
         let object = ObjectName::Volume(name.clone());
-        let named = committed.and_then(|_| match store.control().create(&object, &encode(name, volume)) {
+        let named = match store.control().create(&object, &encode(name, volume)) {
             // Somebody else's, or ours: where a request may be sent twice the
             // second answer counts.
             Err(error) if error.is(ErrorKind::Exists) && leads_to(store, name, volume) => Ok(()),
             other => other,
-        });
+        };
         if let Err(error) = named {
             // With an outcome that is unknown the name may yet appear; then
             // the head must be there.
@@ -125,6 +135,18 @@ pub(super) fn publish(
         ErrorKind::Unavailable,
         format!("store '{}' is being maintained all the time: try again later", store.name),
     ))
+}
+
+/// Makes epoch and first head, both at a time where the store can.
+fn begin(store: &Store, claim: &epoch::Epoch, first: &Head) -> Result<()> {
+    let (epoch, data) = epoch::claim_of(claim);
+    let mut claimed = Ok(());
+    let committed = head::commit_first(store, first, |head, head_data| {
+        let mut made = store.control().create_each(&[(&epoch, &data), (head, head_data)]).into_iter();
+        claimed = made.next().unwrap_or(Ok(()));
+        made.next().unwrap_or(Ok(()))
+    });
+    claimed.and(committed)
 }
 
 /// Gives a volume that has come from another store its name. Error: `Exists`

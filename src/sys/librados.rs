@@ -82,6 +82,7 @@ pub struct Librados {
         cb_complete: rados_callback_t,
         pc: *mut rados_completion_t,
     ) -> libc::c_int,
+    pub rados_aio_wait_for_complete: unsafe extern "C" fn(c: rados_completion_t) -> libc::c_int,
     pub rados_aio_get_return_value: unsafe extern "C" fn(c: rados_completion_t) -> libc::c_int,
     pub rados_aio_release: unsafe extern "C" fn(c: rados_completion_t),
     pub rados_aio_read: unsafe extern "C" fn(
@@ -177,6 +178,13 @@ pub struct Librados {
         oid: *const libc::c_char,
         flags: libc::c_int,
     ) -> libc::c_int,
+    pub rados_aio_read_op_operate: unsafe extern "C" fn(
+        read_op: rados_read_op_t,
+        io: rados_ioctx_t,
+        completion: rados_completion_t,
+        oid: *const libc::c_char,
+        flags: libc::c_int,
+    ) -> libc::c_int,
     pub rados_lock_exclusive: unsafe extern "C" fn(
         io: rados_ioctx_t,
         oid: *const libc::c_char,
@@ -265,6 +273,7 @@ impl Librados {
         let rados_stat = __library.get(b"rados_stat\0").map(|sym| *sym)?;
         let rados_aio_create_completion2 =
             __library.get(b"rados_aio_create_completion2\0").map(|sym| *sym)?;
+        let rados_aio_wait_for_complete = __library.get(b"rados_aio_wait_for_complete\0").map(|sym| *sym)?;
         let rados_aio_get_return_value = __library.get(b"rados_aio_get_return_value\0").map(|sym| *sym)?;
         let rados_aio_release = __library.get(b"rados_aio_release\0").map(|sym| *sym)?;
         let rados_aio_read = __library.get(b"rados_aio_read\0").map(|sym| *sym)?;
@@ -291,6 +300,7 @@ impl Librados {
         let rados_read_op_omap_get_vals_by_keys2 =
             __library.get(b"rados_read_op_omap_get_vals_by_keys2\0").map(|sym| *sym)?;
         let rados_read_op_operate = __library.get(b"rados_read_op_operate\0").map(|sym| *sym)?;
+        let rados_aio_read_op_operate = __library.get(b"rados_aio_read_op_operate\0").map(|sym| *sym)?;
         let rados_lock_exclusive = __library.get(b"rados_lock_exclusive\0").map(|sym| *sym)?;
         let rados_lock_shared = __library.get(b"rados_lock_shared\0").map(|sym| *sym)?;
         let rados_unlock = __library.get(b"rados_unlock\0").map(|sym| *sym)?;
@@ -320,6 +330,7 @@ impl Librados {
             rados_omap_get_end,
             rados_stat,
             rados_aio_create_completion2,
+            rados_aio_wait_for_complete,
             rados_aio_get_return_value,
             rados_aio_release,
             rados_aio_read,
@@ -341,6 +352,7 @@ impl Librados {
             rados_read_op_omap_get_vals2,
             rados_read_op_omap_get_vals_by_keys2,
             rados_read_op_operate,
+            rados_aio_read_op_operate,
             rados_lock_exclusive,
             rados_lock_shared,
             rados_unlock,
@@ -459,6 +471,9 @@ impl Librados {
         pc: *mut rados_completion_t,
     ) -> libc::c_int {
         (self.rados_aio_create_completion2)(cb_arg, cb_complete, pc)
+    }
+    pub unsafe fn rados_aio_wait_for_complete(&self, c: rados_completion_t) -> libc::c_int {
+        (self.rados_aio_wait_for_complete)(c)
     }
     pub unsafe fn rados_aio_get_return_value(&self, c: rados_completion_t) -> libc::c_int {
         (self.rados_aio_get_return_value)(c)
@@ -616,6 +631,16 @@ impl Librados {
         flags: libc::c_int,
     ) -> libc::c_int {
         (self.rados_read_op_operate)(read_op, io, oid, flags)
+    }
+    pub unsafe fn rados_aio_read_op_operate(
+        &self,
+        read_op: rados_read_op_t,
+        io: rados_ioctx_t,
+        completion: rados_completion_t,
+        oid: *const libc::c_char,
+        flags: libc::c_int,
+    ) -> libc::c_int {
+        (self.rados_aio_read_op_operate)(read_op, io, completion, oid, flags)
     }
     pub unsafe fn rados_lock_exclusive(
         &self,

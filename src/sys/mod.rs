@@ -15,6 +15,7 @@ mod libgfapi;
 #[allow(clippy::all, clippy::undocumented_unsafe_blocks)]
 mod librados;
 pub mod rados;
+mod rados_each;
 mod rados_values;
 pub mod signal;
 pub mod uring;

@@ -18,7 +18,7 @@ use super::librados::{rados_completion_t, rados_ioctx_t, rados_t, rados_write_op
 const LIBRARY: &str = "librados.so.2";
 
 /// LIBRADOS_OPERATION_FULL_TRY: a full pool is an error, not a wait.
-const FULL_IS_AN_ERROR: libc::c_int = 64;
+pub(super) const FULL_IS_AN_ERROR: libc::c_int = 64;
 /// LIBRADOS_CREATE_EXCLUSIVE and _IDEMPOTENT.
 const EXCLUSIVE: libc::c_int = 1;
 const IDEMPOTENT: libc::c_int = 0;
@@ -162,7 +162,7 @@ impl Drop for Client {
 /// Changes of one object that happen together or not at all.
 pub struct WriteOp {
     library: &'static Librados,
-    op: rados_write_op_t,
+    pub(super) op: rados_write_op_t,
 }
 
 // SAFETY: it is built by one thread and handed over whole.

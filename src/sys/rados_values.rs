@@ -238,7 +238,7 @@ impl Pool {
 }
 
 /// What a reading operation found: that there is no object is no value.
-fn taken(
+pub(super) fn taken(
     library: &Librados,
     done: libc::c_int,
     result: libc::c_int,

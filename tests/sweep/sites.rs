@@ -19,9 +19,10 @@ use super::source::{is_word_byte, Source};
 /// What is called, and as what `Faulty` sees it. What tells no outcome
 /// (`capabilities`, `data_path`, `forget_synced`, `forget_seen`,
 /// `alignment_bytes`) and what hands over a job and no request (`run_awake`)
-/// cannot fail; `cut_off` and `last` are for clusters alone (`tests/stores`).
+/// cannot fail; `cut_off`, `last` and `last_of_each` are for clusters alone (`tests/stores`).
 const METHODS: &[(&str, &[Method])] = &[
     ("create", &[Method::Create]),
+    ("create_each", &[Method::Create]),
     ("create_sparse", &[Method::CreateSparse]),
     ("read_at", &[Method::Read]),
     ("write_at", &[Method::Write]),

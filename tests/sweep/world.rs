@@ -180,6 +180,7 @@ impl World {
     pub fn clone_of(&mut self, text: &str, to: &str) {
         let made = self.act(|world| {
             let source = snapshot::find(&world.store, world.volume.id, &snap(text))?;
+            names::check_free(&world.store, &name(to))?;
             clone::clone(&world.store, &source, &name(to), None).map(drop)
         });
         let then = self.snapshots.iter().find(|(name, _)| name.as_str() == text);

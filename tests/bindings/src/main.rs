@@ -30,10 +30,10 @@ const RADOS: Library = Library {
         read|stat|remove|lock_exclusive|lock_shared|unlock|list_lockers|break_lock|\
         nobjects_list_open|nobjects_list_next2|nobjects_list_close|\
         create_write_op|release_write_op|write_op_(operate|assert_exists|create|write|truncate|zero|\
-        omap_cmp2|omap_set2|omap_rm_keys2|set_alloc_hint2)|aio_write_op_operate|\
+        omap_cmp2|omap_set2|omap_rm_keys2|set_alloc_hint2)|aio_write_op_operate|aio_read_op_operate|\
         create_read_op|release_read_op|read_op_(operate|omap_get_vals2|omap_get_vals_by_keys2)|\
         omap_get_next2|omap_get_end|\
-        aio_create_completion2|aio_release|aio_get_return_value|aio_read)",
+        aio_create_completion2|aio_release|aio_get_return_value|aio_wait_for_complete|aio_read)",
     known_types: "",
     head: "\
 // Written by tests/bindings from Ceph's librados.h (LGPL-2.1; declarations only).
