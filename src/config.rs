@@ -11,12 +11,17 @@
 //! log_limit = "256M"     # of each volume's log
 //! log = "nvme"           # the place of the logs, another store's name; without: here.
 //!                        # It holds these logs and nothing else
+//! sealed = "nas"         # the place of blocks that snapshots have, likewise; without:
+//!                        # here. gc carries them there
 //! cache = "/var/cache/archipelago" # a folder of a local disk, for what was read of
 //!                        # sealed blocks; of root or of who runs the machines
 //! cache_size = "10G"     # what that may take
 //!
 //! [stores.nvme]
 //! url = "dir:/var/lib/archipelago-log"
+//!
+//! [stores.nas]
+//! url = "dir:/mnt/nas/archipelago"
 //!
 //! [stores.ceph]
 //! url = "rados:vms/prod"            # a pool, and a namespace of it
@@ -104,6 +109,8 @@ pub struct StoreConfig {
     pub log_limit_bytes: u64,
     /// The name of the place that has the logs, if they are not in the store.
     pub log: Option<String>,
+    /// The name of the place that sealed blocks are carried to, if they are.
+    pub sealed: Option<String>,
     /// The folder of the read cache, and how large that may be.
     pub cache: Option<(PathBuf, u64)>,
 }
@@ -208,6 +215,7 @@ pub fn load_from(places: &Places) -> Result<Config> {
         block_bytes: BLOCK_BYTES_DEFAULT,
         log_limit_bytes: LOG_LIMIT_BYTES_DEFAULT,
         log: None,
+        sealed: None,
         cache: None,
     };
     Ok(Config { default_store: name.clone(), stores: BTreeMap::from([(name, store)]), files: Vec::new() })
@@ -217,14 +225,38 @@ impl Config {
     /// The place of a store's log, if that is not in the store. Errors: `NotFound`;
     /// `Invalid` if it cannot be that.
     pub fn log_of(&self, store: &StoreConfig) -> Result<Option<&StoreConfig>> {
-        let Some(name) = &store.log else { return Ok(None) };
+        self.apart(store, "log", store.log.as_ref())
+    }
+
+    /// The place that a store's sealed blocks are carried to, if they are. Errors:
+    /// as `log_of`.
+    pub fn sealed_of(&self, store: &StoreConfig) -> Result<Option<&StoreConfig>> {
+        self.apart(store, "sealed", store.sealed.as_ref())
+    }
+
+    /// As far as URLs tell.
+    fn is_used_twice(&self, store: &StoreConfig, place: &StoreConfig) -> bool {
+        let parts = [Some(&store.name), store.log.as_ref(), store.sealed.as_ref()];
+        let others = parts.into_iter().flatten().filter(|name| **name != place.name);
+        others.filter_map(|name| self.stores.get(name)).any(|other| other.place == place.place)
+    }
+
+    fn apart(&self, store: &StoreConfig, key: &str, name: Option<&String>) -> Result<Option<&StoreConfig>> {
+        let Some(name) = name else { return Ok(None) };
         let refused = |words: &str| {
-            let words = format!("stores.{}.log: '{}' {words}", store.name, name.escape_debug());
+            let words = format!("stores.{}.{key}: '{}' {words}", store.name, name.escape_debug());
             Err(Error::sentence(ErrorKind::Invalid, words))
         };
         match self.stores.get(name) {
             Some(_) if *name == store.name => refused("is the store itself: leave it out"),
+            Some(_) if store.log == store.sealed => {
+                refused("is named for both 'log' and 'sealed', which need a place each")
+            }
+            Some(place) if self.is_used_twice(store, place) => {
+                refused("is in the same place as another part of the store, which needs a place each")
+            }
             Some(place) if place.log.is_some() => refused("has its own log elsewhere"),
+            Some(place) if place.sealed.is_some() => refused("has its own sealed blocks elsewhere"),
             Some(place) => Ok(Some(place)),
             None => refused("is not configured: add [stores.NAME] with its url"),
         }
@@ -270,6 +302,7 @@ struct Entry {
     block_size: Option<Size>,
     log_limit: Option<Size>,
     log: Option<String>,
+    sealed: Option<String>,
     cache: Option<PathBuf>,
     cache_size: Option<Size>,
     ceph_conf: Option<PathBuf>,
@@ -382,6 +415,7 @@ fn understand(path: &Path, name: &str, entry: &Entry) -> Result<StoreConfig> {
         block_bytes,
         log_limit_bytes,
         log: entry.log.clone(),
+        sealed: entry.sealed.clone(),
         cache: cache_of(entry).map_err(|(key, error)| at(key, error))?,
     })
 }

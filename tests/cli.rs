@@ -23,6 +23,8 @@ use serde_json::Value;
 mod refusals;
 #[path = "cli/scrub.rs"]
 mod scrub;
+#[path = "cli/sealed.rs"]
+mod sealed;
 
 struct Lab {
     folder: tempfile::TempDir,
@@ -120,8 +122,12 @@ impl Lab {
     }
 
     fn files(&self, kind: &str) -> Vec<PathBuf> {
+        self.files_in("store", kind)
+    }
+
+    fn files_in(&self, store: &str, kind: &str) -> Vec<PathBuf> {
         let mut files = Vec::new();
-        let folder = self.path("store").join(kind);
+        let folder = self.path(store).join(kind);
         if folder.is_dir() {
             gather(&folder, &mut files);
         }

@@ -14,6 +14,7 @@ use archipelago::backend::faulty::Faulty;
 use archipelago::backend::memory::{Memory, CAPABILITIES};
 use archipelago::backend::recording::Recording;
 use archipelago::backend::remembering::Remembering;
+use archipelago::backend::sealed::Sealed;
 use archipelago::backend::{Backend, Capabilities};
 
 /// Beside the build's output, which is on a disk: a temporary directory may
@@ -57,6 +58,28 @@ fn recording() {
 #[test]
 fn remembering() {
     conformance::run(|| Arc::new(Remembering::new(Arc::new(Memory::new()))));
+}
+
+#[test]
+fn a_place_for_sealed_blocks_beside() {
+    conformance::run(|| Arc::new(Sealed::beside(Arc::new(Memory::new()), Arc::new(Memory::new()))));
+    let less = Capabilities { overwrite_in_place: false, fences: false, ..CAPABILITIES };
+    conformance::run(|| Arc::new(Sealed::beside(Arc::new(Memory::with(less)), Arc::new(Memory::new()))));
+}
+
+/// With a data path of two.
+#[test]
+fn directories_beside_each_other() {
+    let directory = directory();
+    let stores = std::sync::atomic::AtomicUsize::new(0);
+    conformance::run(|| {
+        let dir = |direct| {
+            let number = stores.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let options = DirOptions { direct, ..DirOptions::default() };
+            Arc::new(Dir::create(&directory.path().join(number.to_string()), options).unwrap())
+        };
+        Arc::new(Sealed::beside(dir(true), dir(false)))
+    });
 }
 
 #[test]

@@ -62,6 +62,8 @@ const RUST_ONCE: Make = |_| Box::new(Native::on_memory_once());
 const RUST_NO_LOCKS: Make = |_| Box::new(Native::on_memory_without_locks());
 const RUST_CACHE: Make = |folder| Box::new(Native::with_cache(folder, false));
 const RUST_ONCE_CACHE: Make = |folder| Box::new(Native::with_cache(folder, true));
+const RUST_SEALED: Make = |folder| Box::new(Native::with_sealed(folder, false));
+const RUST_ONCE_SEALED: Make = |folder| Box::new(Native::with_sealed(folder, true));
 const RUST_DIR: Make = |folder| Box::new(Native::on_dir(folder));
 const C_MEMORY: Make = |folder| Box::new(Foreign::on_memory(folder));
 const C_DIR: Make = |folder| Box::new(Foreign::on_dir(folder));
@@ -143,6 +145,17 @@ fn rust_with_a_read_cache() {
 #[test]
 fn rust_with_a_read_cache_where_nothing_is_overwritten() {
     explore("Rust, memory, blocks made once, with a read cache", RUST_ONCE_CACHE, CASES_IN_MEMORY);
+}
+
+#[test]
+fn rust_with_sealed_blocks_elsewhere() {
+    explore("Rust, memory and sealed blocks in another", RUST_SEALED, CASES_IN_MEMORY);
+}
+
+#[test]
+fn rust_with_sealed_blocks_elsewhere_and_a_read_cache() {
+    let what = "Rust, memory, blocks made once, sealed ones in another, with a read cache";
+    explore(what, RUST_ONCE_SEALED, CASES_IN_MEMORY);
 }
 
 #[test]

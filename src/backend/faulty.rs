@@ -156,7 +156,7 @@ struct State {
     armed: AtomicBool,
     rules: Mutex<Vec<Rule>>,
     struck: AtomicU64,
-    late: Mutex<Vec<Late>>,
+    late: Mutex<Vec<(Arc<dyn Backend>, Late)>>,
 }
 
 /// A backend that fails when told to. A clone is the same one.
@@ -178,6 +178,14 @@ impl Faulty {
     pub fn with_data_path(inner: Arc<dyn Backend>) -> Faulty {
         let mut faulty = Faulty::new(inner);
         faulty.data_path = Some(FaultyData::over(&faulty));
+        faulty
+    }
+
+    /// Another place that fails by the same rules, and is counted with this one.
+    #[must_use]
+    pub fn beside(&self, inner: Arc<dyn Backend>) -> Faulty {
+        let mut faulty = Faulty { inner, state: Arc::clone(&self.state), data_path: None };
+        faulty.data_path = self.data_path.as_ref().map(|_| FaultyData::over(&faulty));
         faulty
     }
 
@@ -206,7 +214,7 @@ impl Faulty {
     /// Applies what is late, in the order of the calls. Returns how each went.
     pub fn settle_late(&self) -> Vec<Result<()>> {
         let late = std::mem::take(&mut *self.state.late.lock());
-        late.into_iter().map(|apply| apply(self.inner.as_ref())).collect()
+        late.into_iter().map(|(inner, apply)| apply(inner.as_ref())).collect()
     }
 
     /// What is late never happens.
@@ -254,7 +262,7 @@ impl Faulty {
     }
 
     pub(super) fn postpone(&self, late: Late) {
-        self.state.late.lock().push(late);
+        self.state.late.lock().push((Arc::clone(&self.inner), late));
     }
 
     /// A call that changes something, so that it can also be applied late.

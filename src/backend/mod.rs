@@ -58,6 +58,7 @@ mod s3_answer;
 mod s3_data;
 mod s3_sign;
 mod s3_wire;
+pub mod sealed;
 pub mod window;
 #[cfg(feature = "testkit")]
 pub mod conformance;

@@ -14,6 +14,8 @@ pub enum Part {
     AllButTheLog,
     /// All, of which only the log can be overwritten.
     BlocksOnce,
+    /// Blocks, none of which can be overwritten.
+    Sealed,
 }
 
 /// A backend that is for one part of a store.
@@ -33,7 +35,11 @@ impl Only {
         if self.part == Part::BlocksOnce {
             return Ok(());
         }
-        if *name == ObjectName::Store || is_log == (self.part == Part::Log) {
+        let fits = match self.part {
+            Part::Sealed => matches!(name, ObjectName::Block { .. }),
+            part => is_log == (part == Part::Log),
+        };
+        if fits || *name == ObjectName::Store {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Internal, "look for it").on(name).because("it is in the other part"))
@@ -42,7 +48,7 @@ impl Only {
     fn check_overwrite(&self, operation: &'static str, name: &ObjectName) -> Result<()> {
         self.check(name)?;
         match name {
-            ObjectName::Segment { .. } => Ok(()),
+            ObjectName::Segment { .. } if self.part != Part::Sealed => Ok(()),
             _ if self.capabilities().overwrite_in_place => Ok(()),
             _ => Err(Error::new(ErrorKind::Invalid, operation).on(name).because("it cannot be overwritten")),
         }
@@ -57,7 +63,8 @@ impl Backend for Only {
     fn capabilities(&self) -> Capabilities {
         let inner = self.inner.capabilities();
         Capabilities {
-            overwrite_in_place: inner.overwrite_in_place && self.part != Part::BlocksOnce,
+            overwrite_in_place: inner.overwrite_in_place
+                && !matches!(self.part, Part::BlocksOnce | Part::Sealed),
             ..inner
         }
     }
@@ -121,11 +128,12 @@ impl Backend for Only {
     }
 
     fn list(&self, prefix: &str, after: Option<&ObjectName>, count_max: usize) -> Result<Vec<ObjectName>> {
-        let is_apart = self.part != Part::BlocksOnce;
-        if is_apart
-            && prefix != prefix::ALL
-            && prefix.starts_with(prefix::SEGMENTS) != (self.part == Part::Log)
-        {
+        let is_here = match self.part {
+            Part::BlocksOnce => true,
+            Part::Sealed => prefix.starts_with(prefix::BLOCKS),
+            part => prefix.starts_with(prefix::SEGMENTS) == (part == Part::Log),
+        };
+        if !is_here && prefix != prefix::ALL {
             let error = Error::new(ErrorKind::Internal, "list").on_named(prefix);
             return Err(error.because("these are in the other part"));
         }

@@ -35,7 +35,15 @@ block_size = \"4M\"
 log_limit = \"256M\"
 cache = \"/var/cache/archipelago\"
 cache_size = \"10G\"
+sealed = \"nas\"
+[stores.nas]
+url = \"dir:/mnt/nas/archipelago\"
 .fi
+.PP
+.B sealed
+names a place for blocks that snapshots have;
+.B archipelago gc
+carries them there. It is said when the store is made, and the place holds nothing else.
 .PP
 .B cache
 names a folder of a local disk that keeps what was read of blocks that nobody writes any more. It

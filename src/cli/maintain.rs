@@ -26,6 +26,9 @@ pub fn gc(session: &Session, dry_run: bool) -> Result<()> {
         if report.removals_finished > 0 {
             text.push_str(&format!("  interrupted removals of volumes: {}\n", report.removals_finished));
         }
+        if let Some(words) = report.carried_text(size_text) {
+            text.push_str(&format!("{words}\n"));
+        }
         text
     })
 }
@@ -74,6 +77,7 @@ pub(super) fn follow(bar: &mut Progress, progress: crate::maintain::Progress) {
         Phase::Verify => "looking at blocks",
         Phase::Measure => "adding up",
         Phase::Sweep => "deleting",
+        Phase::Carry => "carrying sealed blocks",
         Phase::Sum => "summing blocks",
         Phase::Compare => "comparing blocks",
     });

@@ -15,6 +15,9 @@ use crate::store::Store;
 pub(super) struct Candidates {
     pub pages: Vec<Id>,
     pub blocks: Vec<(Id, u64)>,
+    /// How many of these, from the first on, are where blocks are made: the rest is
+    /// only where sealed ones are. 0 where that is one place.
+    pub own_blocks: usize,
     pub epochs: Vec<Id>,
     pub segments: Vec<(Id, u64)>,
     pub leases: Vec<(Id, u64)>,
@@ -30,9 +33,9 @@ impl Candidates {
     pub fn list(store: &Store) -> Result<Candidates> {
         let mut found = Candidates::default();
         let control = store.control();
+        control.list_all(prefix::PAGES)?.into_iter().for_each(|name| found.add(name));
+        found.list_blocks(store)?;
         for (backend, prefix) in [
-            (control, prefix::PAGES),
-            (store.blocks(), prefix::BLOCKS),
             (store.log(), prefix::SEGMENTS),
             (control, prefix::LEASES),
             (control, prefix::HEADS),
@@ -42,6 +45,24 @@ impl Candidates {
             backend.list_all(prefix)?.into_iter().for_each(|name| found.add(name));
         }
         Ok(found)
+    }
+
+    fn list_blocks(&mut self, store: &Store) -> Result<()> {
+        let Some((own, sealed)) = store.own_and_sealed() else {
+            store.blocks().list_all(prefix::BLOCKS)?.into_iter().for_each(|name| self.add(name));
+            return Ok(());
+        };
+        // This order: what is carried over meanwhile is in one of the lists.
+        own.list_all(prefix::BLOCKS)?.into_iter().for_each(|name| self.add(name));
+        self.own_blocks = self.blocks.len();
+        let there = sealed.list_all(prefix::BLOCKS)?;
+        for name in there {
+            let ObjectName::Block { epoch, index } = name else { continue };
+            if self.blocks[..self.own_blocks].binary_search(&(epoch, index)).is_err() {
+                self.blocks.push((epoch, index));
+            }
+        }
+        Ok(())
     }
 
     fn add(&mut self, name: ObjectName) {

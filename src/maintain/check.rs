@@ -94,6 +94,7 @@ impl fmt::Display for Report {
 /// Checks a store. What is wrong with it is in the report. Errors: those of
 /// a store that cannot be asked.
 pub fn run(store: &Store, options: &CheckOptions, progress: &mut dyn FnMut(Progress)) -> Result<Report> {
+    store.check_sealed()?;
     let mut problems = Vec::new();
     check_store(store, &mut problems)?;
     progress(Progress { phase: Phase::List, done: 0, total: None });

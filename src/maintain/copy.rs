@@ -14,6 +14,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::sum::{read_whole, sum_of, wrong_size};
 use crate::backend::{Backend, BackendExt};
 use crate::catalog::snapshot::Snapshot;
 use crate::clock;
@@ -278,14 +279,14 @@ impl Shared {
             Err(error) if error.is(ErrorKind::NotFound) => {}
             Err(error) => return Err(error),
         }
-        let (data, data_bytes) = read(&self.from, name, *block_bytes)?;
+        let (data, data_bytes) = read_whole(&self.from, name, *block_bytes)?;
         if let Some(sum) = &job.sum {
             if sum_of(&data, job.presence.as_ref()) != *sum {
                 return Err(Error::corrupt(name, "its content is not what it was when it was summed"));
             }
         }
         exists_is_fine(self.to.create(name, &data))?;
-        if self.reads_back && read(&self.to, name, *block_bytes)?.0 != data {
+        if self.reads_back && read_whole(&self.to, name, *block_bytes)?.0 != data {
             return Err(Error::corrupt(name, "the copy of it is not what was written"));
         }
         let mut copied = self.copied.lock();
@@ -304,44 +305,4 @@ impl Shared {
             clock::sleep(due - taken);
         }
     }
-}
-
-/// All of a block, of which holes are not read; and what was.
-fn read(store: &Arc<dyn Backend>, name: &ObjectName, block_bytes: u64) -> Result<(Vec<u8>, u64)> {
-    let there = store.stat(name)?.bytes;
-    if there != block_bytes {
-        return Err(wrong_size(name, there, block_bytes));
-    }
-    let mut data = vec![0; usize::try_from(block_bytes).unwrap_or(usize::MAX)];
-    let (mut at, mut data_bytes) = (0, 0);
-    while let Some((begin, end)) = store.next_data(name, at)? {
-        let (begin, end) = (begin.max(at), end.min(block_bytes));
-        if begin >= end {
-            break;
-        }
-        let part = &mut data[begin as usize..end as usize];
-        if store.read_at(name, begin, part)? < part.len() {
-            return Err(Error::corrupt(name, format!("it ends before its {block_bytes} bytes")));
-        }
-        data_bytes += end - begin;
-        at = end;
-    }
-    Ok((data, data_bytes))
-}
-
-fn wrong_size(name: &ObjectName, bytes: u64, block_bytes: u64) -> Error {
-    Error::corrupt(name, format!("it has {bytes} bytes and should have {block_bytes}"))
-}
-
-/// What scrub sums: the granules that count, and zeroes for all others.
-fn sum_of(data: &[u8], presence: Option<&Presence>) -> Sum {
-    static ZEROES: [u8; GRANULE_BYTES as usize] = [0; GRANULE_BYTES as usize];
-    let mut hasher = blake3::Hasher::new();
-    let Some(presence) = presence else {
-        return *hasher.update(data).finalize().as_bytes();
-    };
-    for (granule, part) in (0..).zip(data.chunks(GRANULE_BYTES as usize)) {
-        hasher.update(if presence.get(granule) { part } else { &ZEROES[..part.len()] });
-    }
-    *hasher.finalize().as_bytes()
 }

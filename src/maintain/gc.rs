@@ -42,6 +42,10 @@
 //! number stay as well: their numbers can be used again after a removal. Such
 //! roots may lack what was theirs alone; that is not damage.
 //!
+//! # Sealed blocks
+//!
+//! Those that have a place of their own are carried there last: see `carry`.
+//!
 //! # Doubt
 //!
 //! If anything that counts cannot be read, nothing at all is deleted.
@@ -53,6 +57,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::candidates::Candidates;
+use super::carry::{self, Carried};
 use super::mark::Marker;
 use super::problem::Failure;
 use super::unnamed::{self, Unnamed};
@@ -104,6 +109,9 @@ pub struct Report {
     pub kinds: Vec<KindReport>,
     /// Interrupted removals of volumes that were finished.
     pub removals_finished: u64,
+    /// Sealed blocks that were, or would be, carried to their place, and what they
+    /// took; none if they have none of their own.
+    pub carried: Option<Carried>,
 }
 
 impl Report {
@@ -118,12 +126,24 @@ impl Report {
             Kind::Epochs,
         ];
         let kinds = KINDS.map(|kind| KindReport { kind, deleted: Count::default(), kept_objects: 0 });
-        Report { dry_run, kinds: kinds.to_vec(), removals_finished: 0 }
+        Report { dry_run, kinds: kinds.to_vec(), removals_finished: 0, carried: None }
     }
 
     fn of_kind(&mut self, name: &ObjectName) -> Option<&mut KindReport> {
         let kind = Kind::of(name)?;
         self.kinds.iter_mut().find(|report| report.kind == kind)
+    }
+
+    /// In words, if there is anything to say.
+    pub fn carried_text(&self, bytes_text: impl Fn(u64) -> String) -> Option<String> {
+        let Carried { blocks, left } = self.carried.filter(|carried| *carried != Carried::default())?;
+        let verb = if self.dry_run { "would be carried" } else { "carried" };
+        let bytes = bytes_text(blocks.bytes);
+        let mut text = format!("{} sealed blocks ({bytes}) {verb} to their place", blocks.objects);
+        if left > 0 {
+            text.push_str(&format!("; {left} DAMAGED ones left where they are: the log names them"));
+        }
+        Some(text)
     }
 
     /// All kinds together.
@@ -149,6 +169,9 @@ impl fmt::Display for Report {
             let verb = if self.dry_run { "would be finished" } else { "finished" };
             write!(f, "\n  interrupted removals of volumes {verb}: {}", self.removals_finished)?;
         }
+        if let Some(words) = self.carried_text(|bytes| format!("{bytes} bytes")) {
+            write!(f, "\n  {words}")?;
+        }
         Ok(())
     }
 }
@@ -157,6 +180,7 @@ impl fmt::Display for Report {
 /// when another maintenance has begun; `Corrupt`, naming the object, if
 /// anything that is needed cannot be read: then nothing was deleted.
 pub fn run(store: &Store, options: &GcOptions, progress: &mut dyn FnMut(Progress)) -> Result<Report> {
+    store.check_sealed()?;
     let mut report = Report::new(options.dry_run);
     let mut right = None;
     let first = if options.dry_run {
@@ -173,6 +197,7 @@ pub fn run(store: &Store, options: &GcOptions, progress: &mut dyn FnMut(Progress
         right.advance(store, &options.identity).map_err(|error| explain_full(store, error))?;
     }
     let mut marker = Marker::new(store, Some(first));
+    marker.snapshots_first = store.own_and_sealed().is_some();
     marker.scanner.know(candidates.volumes.iter().copied());
     marker.scanner.take_for_removed(removed.iter().map(|unnamed| unnamed.volume));
     let mut refuse = |failure: Failure| Err(refusal(store, failure));
@@ -195,6 +220,7 @@ pub fn run(store: &Store, options: &GcOptions, progress: &mut dyn FnMut(Progress
     if let Some(right) = &right {
         sweep(store, right, &garbage, progress)?;
     }
+    report.carried = carry::carry(store, right.as_ref(), &candidates, &marker, progress)?;
     Ok(report)
 }
 
@@ -389,7 +415,7 @@ fn sweep(
 }
 
 /// Deletes; a missing object is as good.
-fn delete(backend: &dyn Backend, name: &ObjectName) -> Result<()> {
+pub(super) fn delete(backend: &dyn Backend, name: &ObjectName) -> Result<()> {
     match backend.delete(name) {
         Err(error) if !error.is(ErrorKind::NotFound) => Err(error),
         _ => Ok(()),

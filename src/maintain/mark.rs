@@ -53,6 +53,8 @@ pub(super) struct Marker<'a> {
     snapshots_walked: BTreeSet<SnapshotKey>,
     /// Epochs claimed at this generation or later are young. `None`: none is.
     young_from: Option<u64>,
+    /// A block that both name is the snapshot's, not the head's.
+    pub snapshots_first: bool,
 }
 
 impl<'a> Marker<'a> {
@@ -67,6 +69,7 @@ impl<'a> Marker<'a> {
             heads_walked: BTreeSet::new(),
             snapshots_walked: BTreeSet::new(),
             young_from: first.map(|first| first.saturating_sub(1)),
+            snapshots_first: false,
         }
     }
 
@@ -79,6 +82,9 @@ impl<'a> Marker<'a> {
         // What counts goes first: a page that an old root reaches too must
         // not pass for one that nobody misses.
         for superseded in [false, true] {
+            if self.snapshots_first {
+                self.walk_snapshots(superseded, failed, progress)?;
+            }
             self.walk_heads(superseded, failed, progress)?;
             self.walk_snapshots(superseded, failed, progress)?;
         }

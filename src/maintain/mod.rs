@@ -5,6 +5,7 @@
 //! * `roots`: the heads, logs and snapshots from which everything is reached.
 //! * `mark`: everything that they reach.
 //! * `gc`: deletes the rest.
+//! * `carry`: takes sealed blocks to a place of their own, after that.
 //! * `check`: verifies what is reached.
 //! * `copy`: copies it to another store.
 //! * `sync`: keeps standbys of its volumes in another store.
@@ -19,6 +20,7 @@ use serde::Serialize;
 use crate::name::ObjectName;
 
 mod candidates;
+mod carry;
 pub mod check;
 pub mod copy;
 pub mod gc;
@@ -58,6 +60,8 @@ pub enum Phase {
     Measure,
     /// Deleting.
     Sweep,
+    /// Carrying sealed blocks to their place.
+    Carry,
     /// Reading blocks that have no sum yet.
     Sum,
     /// Reading blocks and comparing them with their sums.

@@ -126,6 +126,7 @@ impl fmt::Display for Report {
 /// while somebody else scrubs it, or collects it for a quarter of an hour;
 /// those of a store that cannot be asked.
 pub fn run(store: &Store, options: &ScrubOptions, progress: &mut dyn FnMut(Progress)) -> Result<Report> {
+    store.check_sealed()?;
     let (right, last) = scrub::begin(store)?;
     progress(Progress { phase: Phase::List, done: 0, total: None });
     let mut report = Report::default();

@@ -1,5 +1,6 @@
-//! Reads a block and sums what counts of it.
+//! Reads a block, and sums what counts of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::Backend;
@@ -100,6 +101,49 @@ fn add_zeroes(hasher: &mut blake3::Hasher, mut bytes: u64) {
         hasher.update(&ZEROES[..part as usize]);
         bytes -= part;
     }
+}
+
+/// All of a block, of which holes are not read; and what was.
+pub(super) fn read_whole(
+    blocks: &Arc<dyn Backend>,
+    name: &ObjectName,
+    block_bytes: u64,
+) -> Result<(Vec<u8>, u64)> {
+    let there = blocks.stat(name)?.bytes;
+    if there != block_bytes {
+        return Err(wrong_size(name, there, block_bytes));
+    }
+    let mut data = vec![0; usize::try_from(block_bytes).unwrap_or(usize::MAX)];
+    let (mut at, mut data_bytes) = (0, 0);
+    while let Some((begin, end)) = blocks.next_data(name, at)? {
+        let (begin, end) = (begin.max(at), end.min(block_bytes));
+        if begin >= end {
+            break;
+        }
+        let part = &mut data[begin as usize..end as usize];
+        if blocks.read_at(name, begin, part)? < part.len() {
+            return Err(Error::corrupt(name, format!("it ends before its {block_bytes} bytes")));
+        }
+        data_bytes += end - begin;
+        at = end;
+    }
+    Ok((data, data_bytes))
+}
+
+pub(super) fn wrong_size(name: &ObjectName, bytes: u64, block_bytes: u64) -> Error {
+    Error::corrupt(name, format!("it has {bytes} bytes and should have {block_bytes}"))
+}
+
+/// What scrub sums: the granules that count, and zeroes for all others.
+pub(super) fn sum_of(data: &[u8], presence: Option<&Presence>) -> Sum {
+    let mut hasher = blake3::Hasher::new();
+    let Some(presence) = presence else {
+        return *hasher.update(data).finalize().as_bytes();
+    };
+    for (granule, part) in (0..).zip(data.chunks(GRANULE_BYTES as usize)) {
+        hasher.update(if presence.get(granule) { part } else { &ZEROES[..part.len()] });
+    }
+    *hasher.finalize().as_bytes()
 }
 
 #[cfg(test)]

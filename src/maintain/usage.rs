@@ -61,6 +61,7 @@ impl Usage {
 /// Counts. Errors: `Corrupt`, naming the object, if a map or a log cannot be
 /// read.
 pub fn run(store: &Store, progress: &mut dyn FnMut(Progress)) -> Result<Usage> {
+    store.check_sealed()?;
     let store = &store.remembering_pages();
     let (candidates, marker) = mark(store, progress)?;
     let roots = &marker.scanner.roots;

@@ -1,6 +1,6 @@
 //! A store: the backends that hold its control objects, logs and blocks. The log
-//! may be in a place of its own, which holds nothing else. Who uses a store asks
-//! for the role it needs.
+//! may be in a place of its own, which holds nothing else, and so may blocks that
+//! are sealed. Who uses a store asks for the role it needs.
 
 pub mod format;
 pub mod kinds;
@@ -9,10 +9,12 @@ pub mod open;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use format::Apart;
 use format::{Part, Said};
 
 use crate::backend::missing::Missing;
 use crate::backend::remembering::Remembering;
+use crate::backend::sealed::{check_own, Sealed};
 use crate::backend::{Backend, BackendExt};
 use crate::clock;
 use crate::config::LOG_LIMIT_BYTES_DEFAULT;
@@ -21,6 +23,10 @@ use crate::name::{Id, ObjectName};
 use crate::readcache::{self, ReadCache};
 
 const BYTES_MAX: u64 = 4096;
+
+/// What may be in a place of its own, for messages.
+const LOG: &str = "the log";
+const SEALED: &str = "the sealed blocks";
 
 /// Smallest, usual and largest block, in bytes.
 pub const BLOCK_BYTES_MIN: u64 = 16 << 10;
@@ -50,8 +56,22 @@ pub struct Store {
     origin: Option<String>,
     backend: Arc<dyn Backend>,
     log: Arc<dyn Backend>,
+    sealed: Option<SealedPlace>,
     cache: Option<ReadCache>,
 }
+
+/// Where sealed blocks are, if that is not where blocks are made.
+#[derive(Clone, Debug)]
+struct SealedPlace {
+    alone: Arc<dyn Backend>,
+    /// With the other one.
+    both: Arc<dyn Backend>,
+    /// Why it cannot be used.
+    refused: Option<Arc<Error>>,
+}
+
+/// Where blocks are made, and where sealed ones are.
+pub type OwnAndSealed<'a> = (&'a Arc<dyn Backend>, &'a Arc<dyn Backend>);
 
 /// True for a power of two within the limits.
 pub fn is_block_size(bytes: u64) -> bool {
@@ -61,7 +81,7 @@ pub fn is_block_size(bytes: u64) -> bool {
 /// The bytes that `init` writes: for tests of what reads them.
 #[cfg(feature = "testkit")]
 pub fn encoded(id: Id, block_bytes: u64) -> Vec<u8> {
-    format::encode(&Said { id, block_bytes, part: Part::Whole })
+    format::encode(&Said { id, block_bytes, part: Part::Store(Apart::default()) })
 }
 
 /// A store's id and default block size. Errors: `Corrupt`; `Invalid` if it is
@@ -92,110 +112,145 @@ fn check_block_size(bytes: u64) -> Result<()> {
 impl Store {
     /// Writes the `store` object. Errors: `Exists` if there is one already.
     pub fn init(name: &str, backend: Arc<dyn Backend>, block_bytes: u64) -> Result<Store> {
-        check_block_size(block_bytes)?;
-        let said = Said { id: clock::random_id()?, block_bytes, part: Part::Whole };
-        say(backend.as_ref(), &said)?;
-        Ok(Store::of(name, said, Arc::clone(&backend), backend))
+        Store::init_apart(name, backend, Apart { log: None, sealed: None }, block_bytes)
     }
 
-    /// As `init`, of a store whose log is in a place of its own. Errors: `Exists`
-    /// if there is a store, or something where the log is to be; `Invalid` if no
-    /// log can be there.
+    /// As `init`, of a store whose log is in a place of its own. Errors: as
+    /// `init_apart`.
     pub fn init_combined(
         name: &str,
         backend: Arc<dyn Backend>,
         log: Arc<dyn Backend>,
         block_bytes: u64,
     ) -> Result<Store> {
+        Store::init_apart(name, backend, Apart { log: Some(log), sealed: None }, block_bytes)
+    }
+
+    /// As `init`, of a store that keeps some of it in other places. Errors: `Exists`
+    /// if there is a store, or something where a part is to be; `Invalid` if a part
+    /// cannot be there.
+    pub fn init_apart(
+        name: &str,
+        backend: Arc<dyn Backend>,
+        apart: Apart<Arc<dyn Backend>>,
+        block_bytes: u64,
+    ) -> Result<Store> {
         check_block_size(block_bytes)?;
-        check_log_place(name, log.as_ref())?;
+        if let Some(log) = &apart.log {
+            check_log_place(name, log.as_ref())?;
+        }
+        if apart.sealed.is_some() {
+            check_own(name, backend.as_ref())?;
+        }
         match said_by(backend.as_ref()) {
             Err(error) if error.is(ErrorKind::NotFound) => {}
             Ok(_) => return Err(Error::new(ErrorKind::Exists, "create").on(&ObjectName::Store)),
             Err(error) => return Err(error),
         }
-        let (id, log_id) = (clock::random_id()?, clock::random_id()?);
-        let of_log = Said { id: log_id, block_bytes, part: Part::LogOf(id) };
-        say(log.as_ref(), &of_log).map_err(|error| match error.kind() {
-            ErrorKind::Exists => Error::sentence(
-                ErrorKind::Exists,
-                format!(
-                    "where the log of store '{name}' is to be there is another store, or what is left of \
-                     one: a log needs a place of its own"
-                ),
-            ),
-            _ => error,
-        })?;
-        let said = Said { id, block_bytes, part: Part::LogIn(log_id) };
+        // All of them before the first is claimed: what is claimed cannot be given back.
+        for (what, place) in [(LOG, &apart.log), (SEALED, &apart.sealed)] {
+            if place.as_ref().map_or(Ok(false), |place| is_taken(place.as_ref()))? {
+                return Err(taken(name, what));
+            }
+        }
+        let id = clock::random_id()?;
+        let mut ids = Apart::default();
+        if let Some(log) = &apart.log {
+            let said = Said { id: clock::random_id()?, block_bytes, part: Part::LogOf(id) };
+            claim(name, LOG, log.as_ref(), &said)?;
+            ids.log = Some(said.id);
+        }
+        if let Some(sealed) = &apart.sealed {
+            let said = Said { id: clock::random_id()?, block_bytes, part: Part::SealedOf(id) };
+            claim(name, SEALED, sealed.as_ref(), &said)?;
+            ids.sealed = Some(said.id);
+        }
+        let said = Said { id, block_bytes, part: Part::Store(ids) };
         say(backend.as_ref(), &said)?;
-        Ok(Store::of(name, said, backend, log))
+        Ok(Store::of(name, &said, backend, apart.log, apart.sealed.map(Ok)))
     }
 
-    /// Reads the `store` object. One whose log is elsewhere is opened without it.
-    /// Errors: `NotFound` if this is no store, `Invalid` if a newer program made
-    /// it, or if it is only a log, `Corrupt`.
+    /// Reads the `store` object. What is elsewhere is not there then. Errors:
+    /// `NotFound` if this is no store, `Invalid` if a newer program made it, or if
+    /// it is only a part of one, `Corrupt`.
     pub fn open(name: &str, backend: Arc<dyn Backend>) -> Result<Store> {
-        let said = said_by(backend.as_ref())?;
-        let log: Arc<dyn Backend> = match said.part {
-            Part::Whole => Arc::clone(&backend),
-            Part::LogOf(of) => return Err(format::only_a_log(name, of)),
-            Part::LogIn(_) => Arc::new(Missing::because(Error::sentence(
-                ErrorKind::Unavailable,
-                format!(
-                    "the log of store '{name}' is in another place: say which with 'log' in [stores.{name}]"
-                ),
-            ))),
-        };
-        Ok(Store::of(name, said, backend, log))
+        Store::open_apart(name, backend, Apart { log: None, sealed: None })
     }
 
-    /// As `open`, of a store whose log is said to be in the place `log`. If that
-    /// is not there, or is another one's, what does not need the log works.
+    /// As `open`, of a store whose log is said to be in the place `log`.
     pub fn open_combined(
         name: &str,
         backend: Arc<dyn Backend>,
         log: Result<Arc<dyn Backend>>,
     ) -> Result<Store> {
-        let said = said_by(backend.as_ref())?;
-        let log_id = match said.part {
-            Part::LogIn(id) => id,
-            Part::LogOf(of) => return Err(format::only_a_log(name, of)),
-            Part::Whole => {
-                let words = format!(
-                    "store '{name}' was made with its log in itself: leave 'log' out of [stores.{name}], or \
-                     make a new store"
-                );
-                return Err(Error::sentence(ErrorKind::Invalid, words));
-            }
-        };
-        let found = log.and_then(|log| {
-            check_log_place(name, log.as_ref())?;
-            let there = said_by(log.as_ref())?;
-            match there.id == log_id && there.part == Part::LogOf(said.id) {
-                true => Ok(log),
-                false => Err(Error::sentence(ErrorKind::Invalid, "it is another one's")),
-            }
-        });
-        let log = found.unwrap_or_else(|error| {
-            let words = format!("the log of store '{name}' cannot be used: {}", error.full());
-            Arc::new(Missing::because(Error::sentence(error.kind(), words)))
-        });
-        Ok(Store::of(name, said, backend, log))
+        Store::open_apart(name, backend, Apart { log: Some(log), sealed: None })
     }
 
-    fn of(name: &str, said: Said, backend: Arc<dyn Backend>, log: Arc<dyn Backend>) -> Store {
-        let log_limit_bytes = LOG_LIMIT_BYTES_DEFAULT;
+    /// As `open`, of a store of which parts are said to be in other places. If one
+    /// of these is not there, or is another one's, what does not need it works.
+    pub fn open_apart(
+        name: &str,
+        backend: Arc<dyn Backend>,
+        apart: Apart<Result<Arc<dyn Backend>>>,
+    ) -> Result<Store> {
+        let said = said_by(backend.as_ref())?;
+        let ids = parts_of(name, &said)?;
+        let log = match (apart.log, ids.log) {
+            (None, None) => None,
+            (None, Some(_)) => Some(absent(not_said(name, LOG, "is", "log"))),
+            (Some(_), None) => return Err(made_whole(name, "its log in itself", "log")),
+            (Some(log), Some(log_id)) => {
+                let checked = log.and_then(|log| check_log_place(name, log.as_ref()).map(|()| log));
+                let found = checked.and_then(|log| belongs(log, log_id, Part::LogOf(said.id)));
+                Some(found.unwrap_or_else(|error| {
+                    let words = format!("{LOG} of store '{name}' cannot be used: {}", error.full());
+                    absent(Error::sentence(error.kind(), words))
+                }))
+            }
+        };
+        let sealed = match (apart.sealed, ids.sealed) {
+            (None, None) => None,
+            (None, Some(_)) => Some(Err(not_said(name, SEALED, "are", "sealed"))),
+            (Some(_), None) => return Err(made_whole(name, "its sealed blocks in itself", "sealed")),
+            (Some(sealed), Some(sealed_id)) => {
+                check_own(name, backend.as_ref())?;
+                let found = sealed.and_then(|sealed| belongs(sealed, sealed_id, Part::SealedOf(said.id)));
+                Some(found.map_err(|error| {
+                    let words = format!("{SEALED} of store '{name}' cannot be used: {}", error.full());
+                    Error::sentence(ErrorKind::Unavailable, words)
+                }))
+            }
+        };
+        Ok(Store::of(name, &said, backend, log, sealed))
+    }
+
+    fn of(
+        name: &str,
+        said: &Said,
+        backend: Arc<dyn Backend>,
+        log: Option<Arc<dyn Backend>>,
+        sealed: Option<Result<Arc<dyn Backend>>>,
+    ) -> Store {
+        let sealed = sealed.map(|found| {
+            let (alone, refused) = match found {
+                Ok(place) => (place, None),
+                Err(error) => (absent(error.duplicate()), Some(Arc::new(error))),
+            };
+            let both = Arc::new(Sealed::beside(Arc::clone(&backend), Arc::clone(&alone)));
+            SealedPlace { alone, both, refused }
+        });
         Store {
             name: name.to_owned(),
             id: said.id,
             block_bytes_default: said.block_bytes,
-            log_limit_bytes,
+            log_limit_bytes: LOG_LIMIT_BYTES_DEFAULT,
             group: None,
             config: None,
             is_direct: false,
             origin: None,
+            log: log.unwrap_or_else(|| Arc::clone(&backend)),
             backend,
-            log,
+            sealed,
             cache: None,
         }
     }
@@ -250,7 +305,19 @@ impl Store {
 
     /// Where blocks are.
     pub fn blocks(&self) -> &Arc<dyn Backend> {
-        &self.backend
+        self.sealed.as_ref().map_or(&self.backend, |sealed| &sealed.both)
+    }
+
+    /// Where blocks are made, and where they are carried to when they are sealed;
+    /// none if they stay.
+    pub fn own_and_sealed(&self) -> Option<OwnAndSealed<'_>> {
+        self.sealed.as_ref().map(|sealed| (&self.backend, &sealed.alone))
+    }
+
+    /// Error: `Unavailable` if sealed blocks are in a place that cannot be used.
+    pub fn check_sealed(&self) -> Result<()> {
+        let refused = self.sealed.as_ref().and_then(|sealed| sealed.refused.as_ref());
+        refused.map_or(Ok(()), |error| Err(error.duplicate()))
     }
 
     /// What was read of its sealed blocks, if that is kept.
@@ -267,10 +334,72 @@ impl Store {
         }
     }
 
-    /// How long listings of any part lag, in seconds.
+    /// How long listings that anything rests on lag, in seconds: a sealed block that
+    /// one does not show is garbage of the next gc.
     pub fn list_lag_s(&self) -> u32 {
         self.backend.capabilities().list_lag_s.max(self.log.capabilities().list_lag_s)
     }
+}
+
+/// Says what a place is from now on.
+fn claim(name: &str, what: &str, place: &dyn Backend, said: &Said) -> Result<()> {
+    say(place, said).map_err(|error| match error.kind() {
+        ErrorKind::Exists => taken(name, what),
+        _ => error,
+    })
+}
+
+fn is_taken(place: &dyn Backend) -> Result<bool> {
+    match said_by(place) {
+        Err(error) if error.is(ErrorKind::NotFound) => Ok(false),
+        // Whatever it says.
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => Ok(true),
+        other => other.map(|_| true),
+    }
+}
+
+fn taken(name: &str, what: &str) -> Error {
+    Error::sentence(
+        ErrorKind::Exists,
+        format!(
+            "where {what} of store '{name}' is to be there is another store, or what is left of one: that \
+             needs a place of its own"
+        ),
+    )
+}
+
+fn parts_of(name: &str, said: &Said) -> Result<Apart<Id>> {
+    match said.part {
+        Part::Store(ids) => Ok(ids),
+        Part::LogOf(of) => Err(format::only_a_part(name, LOG, of)),
+        Part::SealedOf(of) => Err(format::only_a_part(name, SEALED, of)),
+    }
+}
+
+fn belongs(place: Arc<dyn Backend>, id: Id, part: Part) -> Result<Arc<dyn Backend>> {
+    let there = said_by(place.as_ref())?;
+    match there.id == id && there.part == part {
+        true => Ok(place),
+        false => Err(Error::sentence(ErrorKind::Invalid, "it is another one's")),
+    }
+}
+
+fn absent(why: Error) -> Arc<dyn Backend> {
+    Arc::new(Missing::because(why))
+}
+
+fn not_said(name: &str, what: &str, is: &str, key: &str) -> Error {
+    let words = format!(
+        "{what} of store '{name}' {is} in another place: say which with '{key}' in [stores.{name}]"
+    );
+    Error::sentence(ErrorKind::Unavailable, words)
+}
+
+fn made_whole(name: &str, how: &str, key: &str) -> Error {
+    let words = format!(
+        "store '{name}' was made with {how}: leave '{key}' out of [stores.{name}], or make a new store"
+    );
+    Error::sentence(ErrorKind::Invalid, words)
 }
 
 /// Error: `Invalid`.

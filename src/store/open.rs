@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::kinds::{self, Asked};
-use super::Store;
+use super::{Apart, Store};
 use crate::backend::dir::{Dir, DirOptions};
 use crate::backend::gluster::{Gluster, GlusterOptions};
 use crate::backend::memory::Memory;
@@ -117,39 +117,37 @@ fn open_on(
     backend: Arc<dyn Backend>,
     direct: bool,
 ) -> Result<Store> {
-    match config.log_of(wanted)? {
-        None => Store::open(&wanted.name, backend),
-        Some(log) => Store::open_combined(&wanted.name, backend, open_log(log, direct)),
+    let (log, sealed) = (config.log_of(wanted)?, config.sealed_of(wanted)?);
+    if log.is_none() && sealed.is_none() {
+        return Store::open(&wanted.name, backend);
     }
+    let apart = |place: Option<&StoreConfig>| place.map(|place| open_apart(place, direct));
+    Store::open_apart(&wanted.name, backend, Apart { log: apart(log), sealed: apart(sealed) })
 }
 
 /// Error: with where it should be.
-fn open_log(log: &StoreConfig, direct: bool) -> Result<Arc<dyn Backend>> {
-    open_backend(log, direct).map_err(|error| {
-        let words = format!("'{}' ({}): {}", log.name, log.origin(), error.full());
+fn open_apart(place: &StoreConfig, direct: bool) -> Result<Arc<dyn Backend>> {
+    open_backend(place, direct).map_err(|error| {
+        let words = format!("'{}' ({}): {}", place.name, place.origin(), error.full());
         Error::sentence(error.kind(), words)
     })
 }
 
 fn init(config: &Config, wanted: &StoreConfig, direct: bool, block_bytes: Option<u64>) -> Result<Store> {
     let block_bytes = block_bytes.unwrap_or(wanted.block_bytes);
-    let log = config.log_of(wanted)?;
+    let (log, sealed) = (config.log_of(wanted)?, config.sealed_of(wanted)?);
     let backend = make_backend(wanted, direct)?;
-    let store = match log {
-        Some(log) => {
-            Store::init_combined(&wanted.name, backend, make_backend(log, direct)?, block_bytes)?
-        }
-        None if !backend.capabilities().overwrite_in_place => {
-            let words = format!(
-                "objects of store '{}' ({}) cannot be overwritten: name a place for its logs with 'log'",
-                wanted.name,
-                wanted.origin()
-            );
-            return Err(Error::sentence(ErrorKind::Invalid, words));
-        }
-        None => Store::init(&wanted.name, backend, block_bytes)?,
-    };
-    Ok(dress(store, wanted))
+    if log.is_none() && !backend.capabilities().overwrite_in_place {
+        let words = format!(
+            "objects of store '{}' ({}) cannot be overwritten: name a place for its logs with 'log'",
+            wanted.name,
+            wanted.origin()
+        );
+        return Err(Error::sentence(ErrorKind::Invalid, words));
+    }
+    let apart = |place: Option<&StoreConfig>| place.map(|place| make_backend(place, direct)).transpose();
+    let apart = Apart { log: apart(log)?, sealed: apart(sealed)? };
+    Ok(dress(Store::init_apart(&wanted.name, backend, apart, block_bytes)?, wanted))
 }
 
 fn make_backend(wanted: &StoreConfig, direct: bool) -> Result<Arc<dyn Backend>> {

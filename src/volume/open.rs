@@ -97,6 +97,7 @@ impl Volume {
     /// Opens the volume of this id, whatever it is called. `name` is for
     /// messages. Errors: as `open`.
     pub fn open_id(store: &Store, name: &str, id: Id, options: &OpenOptions) -> Result<Arc<Volume>> {
+        store.check_sealed()?;
         let opened = match options.mode {
             Mode::Writable => Volume::open_writable(store, name, id, options),
             _ => share(store, name, id, options).and_then(|shared| {
@@ -117,6 +118,7 @@ impl Volume {
     /// Opens a published snapshot, read-only. Needs no lease. Errors:
     /// `NotFound`; `Busy` if it is pending still.
     pub fn open_snapshot(store: &Store, name: &VolumeName, which: &SnapshotName) -> Result<Arc<Volume>> {
+        store.check_sealed()?;
         let id = names::lookup(store, name)?;
         forget_seen(store);
         let found =

@@ -8,7 +8,7 @@ use archipelago::catalog::{epoch, maintenance, scrub, volume, Parent};
 use archipelago::codec::ENVELOPE_BYTES;
 use archipelago::map::Root;
 use archipelago::name::{Id, ObjectName, SnapshotName, VolumeName};
-use archipelago::store;
+use archipelago::store::{format, Apart};
 
 use super::mutate::Rng;
 use super::run::{refused_by_name, Kind, Outcome};
@@ -89,11 +89,22 @@ fn root() -> Root {
 }
 
 fn stores() -> Vec<Vec<u8>> {
-    vec![store::encoded(Id(1), 4 << 20), store::encoded(Id(u128::MAX), 16 << 10)]
+    let store = |log: Option<u128>, sealed: Option<u128>| {
+        format::Part::Store(Apart { log: log.map(Id), sealed: sealed.map(Id) })
+    };
+    let parts = [
+        store(None, None),
+        store(Some(2), None),
+        store(None, Some(3)),
+        store(Some(2), Some(u128::MAX)),
+        format::Part::LogOf(Id(4)),
+        format::Part::SealedOf(Id(5)),
+    ];
+    parts.map(|part| format::encode(&format::Said { id: Id(1), block_bytes: 4 << 20, part })).to_vec()
 }
 
 fn decode_store(data: &[u8]) -> Result<Outcome, String> {
-    there_and_back(&ObjectName::Store, data, store::decode, |(id, bytes)| store::encoded(*id, *bytes))
+    there_and_back(&ObjectName::Store, data, format::decode, format::encode)
 }
 
 fn volumes() -> Vec<Vec<u8>> {

@@ -11,9 +11,10 @@ use archipelago::backend::only::{Only, Part};
 use archipelago::backend::{Backend, Capabilities};
 use archipelago::catalog::{clone, volume as names};
 use archipelago::io::{Device, DeviceOptions, Operation, Request};
+use archipelago::maintain::gc;
 use archipelago::name::{SnapshotName, VolumeName};
 use archipelago::readcache::Options;
-use archipelago::store::Store;
+use archipelago::store::{Apart, Store};
 use archipelago::sys::iobuf::IoBuf;
 use archipelago::volume::{find_snapshot, Mode, OpenOptions, Status, Volume};
 use archipelago::{Error, ErrorKind, Result};
@@ -76,6 +77,17 @@ impl Native {
         Native::over(Store::init("test", backend, BLOCK).unwrap().with_read_cache(&cache).unwrap())
     }
 
+    /// Sealed blocks in another place, to which all the work carries them; perhaps
+    /// where nothing is overwritten, and with a read cache.
+    pub fn with_sealed(folder: &Path, once: bool) -> Native {
+        let only = |part| Arc::new(Only::new(Arc::new(Memory::new()), part)) as Arc<dyn Backend>;
+        let own = if once { only(Part::BlocksOnce) } else { Arc::new(Memory::new()) };
+        let apart = Apart { log: None, sealed: Some(only(Part::Sealed)) };
+        let store = Store::init_apart("test", own, apart, BLOCK).unwrap();
+        let cache = Options { path: folder.join("cache"), bytes_max: 64 << 20, group: None };
+        Native::over(if once { store.with_read_cache(&cache).unwrap() } else { store })
+    }
+
     pub fn on_dir(folder: &Path) -> Native {
         Native::on(Arc::new(Dir::create(&folder.join("store"), DirOptions::default()).unwrap()))
     }
@@ -102,10 +114,12 @@ impl Driver for Native {
     }
 
     fn create(&self, volume: &str, size_bytes: u64) -> Outcome<()> {
+        told(carry(&self.store))?;
         told(names::create(&self.store, &name(volume), size_bytes, BLOCK).map(drop))
     }
 
     fn clone_of(&self, volume: &str, snapshot: &str, to: &str, size_bytes: u64) -> Outcome<()> {
+        told(carry(&self.store))?;
         told(self.make_clone(&name(volume), &snap(snapshot), to, size_bytes))
     }
 
@@ -135,10 +149,24 @@ impl Driver for Native {
 }
 
 fn work_on(volume: &Arc<Volume>, which: u8) -> Result<()> {
+    carry(&volume.store)?;
     match which % 3 {
         0 => volume.settle_all(),
         1 => volume.publish_all(),
         _ => volume.work(true).map(drop),
+    }?;
+    carry(&volume.store)
+}
+
+/// Where sealed blocks have a place of their own.
+fn carry(store: &Store) -> Result<()> {
+    if store.own_and_sealed().is_none() {
+        return Ok(());
+    }
+    match gc::run(store, &gc::GcOptions::default(), &mut |_| {}) {
+        // Another one of this history does.
+        Err(error) if error.is(ErrorKind::Busy) => Ok(()),
+        other => other.map(drop),
     }
 }
 

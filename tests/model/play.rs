@@ -536,6 +536,7 @@ fn names_left(driver: &dyn Driver) -> BTreeSet<String> {
     let prefixes = ["volume/", "head/", "log/", "map/", "block/", "snapshot/"];
     let place = |prefix: &str| match prefix {
         "log/" => driver.store().log(),
+        "block/" => driver.store().blocks(),
         _ => driver.store().control(),
     };
     let listed = prefixes.iter().flat_map(|prefix| place(prefix).list_all(prefix).unwrap());

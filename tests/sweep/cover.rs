@@ -78,6 +78,7 @@ pub fn faults(method: Method) -> Vec<Fault> {
 fn begin(story: &Story) -> World {
     let mut world = match story.once {
         true => World::over(Arc::new(Only::new(Arc::new(Memory::new()), Part::BlocksOnce)), false),
+        false if story.sealed => World::apart(),
         false => World::new(story.list_lag_s, story.data_path),
     };
     (story.before)(&mut world);

@@ -44,8 +44,9 @@ const METHODS: &[(&str, &[Method])] = &[
 ];
 
 /// How a receiver ends that is a backend or a data path.
-const BACKENDS: &[&str] =
-    &["control()", "blocks()", "log()", "place_of()", "backend", "blocks", "control", "path"];
+const BACKENDS: &[&str] = &[
+    "control()", "blocks()", "log()", "place_of()", "backend", "blocks", "control", "own", "path", "sealed",
+];
 
 /// How a receiver ends that is something else.
 const OTHERS: &[&str] = &["volume", "device()", "mode()", "family()", "family", "device", "inner", "self"];

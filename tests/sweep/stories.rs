@@ -20,6 +20,8 @@ pub struct Story {
     pub data_path: bool,
     /// Blocks cannot be overwritten.
     pub once: bool,
+    /// Sealed blocks have a place of their own.
+    pub sealed: bool,
     /// Before anything fails.
     pub before: fn(&mut World),
     pub run: fn(&mut World),
@@ -34,6 +36,7 @@ const PLAIN: Story = Story {
     list_lag_s: 0,
     data_path: false,
     once: false,
+    sealed: false,
     before: |_| {},
     run: |_| {},
     fails: false,
@@ -64,6 +67,7 @@ pub fn all() -> Vec<Story> {
         Story { name: "an import taken back", run: take_back, ..PLAIN },
         Story { name: "a dead holder", before: let_holder_die, run: open_beside_a_reader, ..PLAIN },
         Story { name: "a scrub", before: make_shared, run: scrub_it, ..PLAIN },
+        Story { name: "sealed blocks", before: seal, run: carry, sealed: true, removes: true, ..PLAIN },
         Story { name: "a scrub with a lag", before: make_shared, run: scrub_it, list_lag_s: 1, ..PLAIN },
     ]
 }
@@ -437,4 +441,41 @@ fn hide_snapshot(world: &mut World) {
     let hidden = Rule::new(Fault::Fail(ErrorKind::NotFound)).on(Method::Read).named("snapshot/");
     world.faulty.inject(hidden.times(u64::MAX));
     world.gc();
+}
+
+/// Of what is to be carried to its place, one block with a sum is there already.
+fn seal(world: &mut World) {
+    world.write(0, 12);
+    world.snapshot("a");
+    world.act(|world| world.volume.publish_all());
+    world.write(1, 1);
+    world.flush();
+    world.snapshot("b");
+    world.act(|world| world.volume.publish_all());
+    world.write(4, 4);
+    world.gc();
+    scrub::run(&world.quiet, &scrub_options(), &mut |_| {}).unwrap();
+    let blocks = world.plain.list_all(prefix::BLOCKS).unwrap();
+    let block = blocks.iter().find(|block| {
+        let fork = |name: &ObjectName| world.plain.read_all(name, BLOCK).unwrap();
+        fork(block).iter().all(|byte| *byte == 1)
+    });
+    let block = block.unwrap();
+    let content = world.plain.read_all(block, BLOCK).unwrap();
+    world.sealed.as_ref().unwrap().create(block, &content).unwrap();
+}
+
+fn carry(world: &mut World) {
+    world.gc();
+    world.read();
+    world.act(|world| Volume::open_snapshot(&world.store, &name("v"), &snap("a")).map(drop));
+    world.write(8, 5);
+    world.act(|world| world.volume.settle_all());
+    world.clone_of("a", "c");
+    world.gc();
+    world.read();
+    world.act(|world| world.volume.remove_snapshot(&snap("b")));
+    world.snapshots.retain(|(name, _)| name.as_str() != "b");
+    world.gc();
+    world.act(|world| check(&world.store));
 }

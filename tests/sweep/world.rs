@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use archipelago::backend::faulty::Faulty;
 use archipelago::backend::memory::{self, Memory};
+use archipelago::backend::only::{Only, Part};
 use archipelago::backend::{Backend, Capabilities};
 use archipelago::catalog::{clone, snapshot, volume as names};
 use archipelago::clock::seeded;
 use archipelago::log::LogOptions;
 use archipelago::maintain::{check, gc};
 use archipelago::name::{SnapshotName, VolumeName};
-use archipelago::store::Store;
+use archipelago::store::{Apart, Store};
 use archipelago::volume::{find_snapshot, OpenOptions, Volume};
 use archipelago::{Error, Result};
 
@@ -26,6 +27,8 @@ pub type Model = Vec<Vec<(u8, bool)>>;
 pub struct World {
     /// What is beneath, where nothing fails.
     pub plain: Arc<dyn Backend>,
+    /// And where sealed blocks are, if that is elsewhere.
+    pub sealed: Option<Arc<dyn Backend>>,
     pub faulty: Faulty,
     pub store: Store,
     /// The same, where nothing fails.
@@ -64,16 +67,31 @@ impl World {
     }
 
     pub fn over(plain: Arc<dyn Backend>, data_path: bool) -> World {
+        World::on(plain, None, data_path)
+    }
+
+    /// Both places fail by the same rules.
+    pub fn apart() -> World {
+        let sealed = Only::new(Arc::new(Memory::new()), Part::Sealed);
+        World::on(Arc::new(Memory::new()), Some(Arc::new(sealed)), false)
+    }
+
+    fn on(plain: Arc<dyn Backend>, sealed: Option<Arc<dyn Backend>>, data_path: bool) -> World {
         seeded::seed(Some(1));
         seeded::hurry(true);
         let inner = Arc::clone(&plain);
         let faulty = if data_path { Faulty::with_data_path(inner) } else { Faulty::new(inner) };
-        let store = Store::init("test", Arc::new(faulty.clone()), BLOCK).unwrap();
+        let beside = |place: &Arc<_>| Arc::new(faulty.beside(Arc::clone(place))) as Arc<dyn Backend>;
+        let beside = sealed.as_ref().map(beside);
+        let apart = Apart { log: None, sealed: beside };
+        let store = Store::init_apart("test", Arc::new(faulty.clone()), apart, BLOCK).unwrap();
         names::create(&store, &name("v"), (GRANULES * GRANULE) as u64, BLOCK).unwrap();
         let volume = Volume::open(&store, &name("v"), &options()).unwrap();
-        let quiet = Store::open("quiet", Arc::clone(&plain)).unwrap();
+        let apart = Apart { log: None, sealed: sealed.clone().map(Ok) };
+        let quiet = Store::open_apart("quiet", Arc::clone(&plain), apart).unwrap();
         World {
             plain,
+            sealed,
             faulty,
             store,
             quiet,
