@@ -49,5 +49,7 @@ mod rados_faults;
 mod s3;
 #[path = "stores/s3_faults.rs"]
 mod s3_faults;
+#[path = "stores/sealed.rs"]
+mod sealed;
 #[path = "stores/syncing.rs"]
 mod syncing;
