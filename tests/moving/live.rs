@@ -1,8 +1,8 @@
 //! Moves under load, with nothing going wrong.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use archipelago::backend::faulty::{Fault, Faulty, Method, Rule};
 use archipelago::backend::memory::Memory;
@@ -343,7 +343,7 @@ fn a_snapshot_that_is_pending_comes_along() {
 /// and then there is none, or after it.
 #[test]
 fn nobody_follows_a_volume_that_is_rolled_back() {
-    let (_faulty, here) = slow(Arc::new(Memory::new()), "head/", Method::Create);
+    let (faulty, here) = slow(Arc::new(Memory::new()), "head/", Method::Create);
     let there = place(&Kind::Memory, "there");
     make(&here, "v", 32 * BLOCK);
     let device = Arc::new(open(&here, "v"));
@@ -354,17 +354,23 @@ fn nobody_follows_a_volume_that_is_rolled_back() {
     write(1);
     device.snapshot(&snap("one")).unwrap();
     write(2);
-    let (began, is_back) = (Barrier::new(2), AtomicBool::new(false));
+    device.volume().publish_all().unwrap();
+    faulty.clear();
+    let took = Duration::from_secs(1);
+    faulty.inject(Rule::new(Fault::Delay(took)).on(Method::Create).named("head/"));
+    let before = faulty.struck();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            began.wait();
+        let back = scope.spawn(|| {
             device.rollback(&snap("one")).unwrap();
-            is_back.store(true, Ordering::SeqCst);
+            Instant::now()
         });
-        began.wait();
-        std::thread::sleep(Duration::from_millis(50));
+        while faulty.struck() == before {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let following = device.follow().unwrap();
-        assert!(is_back.load(Ordering::SeqCst), "it is being rolled back");
+        let followed = Instant::now();
+        let early = back.join().unwrap().saturating_duration_since(followed);
+        assert!(early < took / 2, "it was being rolled back for {early:?}");
         archipelago::mover::run(&following, &there.store, &MoveOptions::default(), &mut |_| Ok(())).unwrap();
     });
     let content = Content((0..BLOCK / 512).map(|at| (at * 512, 1)).collect());
