@@ -9,6 +9,7 @@
 //! group = "kvm"          # a name or a number; without: the creator's
 //! block_size = "4M"      # of new volumes, when the store is made
 //! log_limit = "256M"     # of each volume's log
+//! when_full = "wait"     # what needs room waits for it; without, or "error": it fails
 //! log = "nvme"           # the place of the logs, another store's name; without: here.
 //!                        # It holds these logs and nothing else
 //! sealed = "nas"         # the place of blocks that snapshots have, likewise; without:
@@ -107,6 +108,8 @@ pub struct StoreConfig {
     pub group: Option<u32>,
     pub block_bytes: u64,
     pub log_limit_bytes: u64,
+    /// `when_full = "wait"`.
+    pub waits_for_room: bool,
     /// The name of the place that has the logs, if they are not in the store.
     pub log: Option<String>,
     /// The name of the place that sealed blocks are carried to, if they are.
@@ -214,6 +217,7 @@ pub fn load_from(places: &Places) -> Result<Config> {
         group: None,
         block_bytes: BLOCK_BYTES_DEFAULT,
         log_limit_bytes: LOG_LIMIT_BYTES_DEFAULT,
+        waits_for_room: false,
         log: None,
         sealed: None,
         cache: None,
@@ -301,6 +305,7 @@ struct Entry {
     group: Option<Group>,
     block_size: Option<Size>,
     log_limit: Option<Size>,
+    when_full: Option<String>,
     log: Option<String>,
     sealed: Option<String>,
     cache: Option<PathBuf>,
@@ -414,10 +419,22 @@ fn understand(path: &Path, name: &str, entry: &Entry) -> Result<StoreConfig> {
         group: find_group(entry.group.as_ref()).map_err(|error| at("group", error))?,
         block_bytes,
         log_limit_bytes,
+        waits_for_room: parse_when_full(entry.when_full.as_deref()).map_err(|error| at("when_full", error))?,
         log: entry.log.clone(),
         sealed: entry.sealed.clone(),
         cache: cache_of(entry).map_err(|(key, error)| at(key, error))?,
     })
+}
+
+fn parse_when_full(text: Option<&str>) -> Result<bool> {
+    match text {
+        None | Some("error") => Ok(false),
+        Some("wait") => Ok(true),
+        Some(other) => {
+            let other = other.escape_debug();
+            Err(Error::sentence(ErrorKind::Invalid, format!("'{other}' is neither \"error\" nor \"wait\"")))
+        }
+    }
 }
 
 /// Errors: with the key that is wrong.

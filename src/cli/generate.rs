@@ -33,12 +33,22 @@ mode = \"0660\"
 group = \"kvm\"
 block_size = \"4M\"
 log_limit = \"256M\"
+when_full = \"wait\"
 cache = \"/var/cache/archipelago\"
 cache_size = \"10G\"
 sealed = \"nas\"
 [stores.nas]
 url = \"dir:/mnt/nas/archipelago\"
 .fi
+.PP
+.B when_full
+says what becomes of what needs room when there is none:
+.B \"error\"
+(also without it) fails it, and QEMU stops the machine or tells it, as
+.I werror
+says;
+.B \"wait\"
+keeps it waiting until there is room. Closing the volume fails what waits.
 .PP
 .B sealed
 names a place for blocks that snapshots have;

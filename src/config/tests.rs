@@ -210,6 +210,20 @@ fn a_read_cache() {
 }
 
 #[test]
+fn what_becomes_of_requests_when_the_store_is_full() {
+    let lab = lab();
+    let load = |text: &str| {
+        lab.write("system.toml", &format!("[stores.main]\nurl = 'dir:/a'\n{text}"));
+        load_from(&lab.places).map(|config| config.store(None).unwrap().waits_for_room)
+    };
+    for (text, waits) in [("", false), ("when_full = 'error'", false), ("when_full = 'wait'", true)] {
+        assert_eq!(load(text).unwrap(), waits, "{text}");
+    }
+    let error = load("when_full = 'later'").unwrap_err().to_string();
+    assert!(error.contains("stores.main.when_full: 'later' is neither \"error\" nor \"wait\""), "{error}");
+}
+
+#[test]
 fn sizes() {
     for (text, bytes) in [
         ("0", 0),

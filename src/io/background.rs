@@ -157,6 +157,7 @@ fn run(inner: &Weak<Inner>) {
         let Some(waiting) = inner.background.next(!more || failures > 0) else { return };
         let mut outcome = Err(Error::new(ErrorKind::Internal, "work in the background"));
         guarded(&inner.volume, || outcome = turn(&inner, waiting));
+        inner.ask_for_room_again();
         more = match outcome {
             Ok(more) => {
                 failures = 0;

@@ -29,6 +29,7 @@ mod gate;
 mod ranges;
 mod read;
 mod request;
+mod room;
 mod workers;
 mod write;
 mod written;
@@ -41,6 +42,7 @@ use flushes::Flushes;
 use gate::Gate;
 use ranges::Ranges;
 use request::Once;
+use room::{Parked, Room};
 use workers::{Serving, Workers};
 use written::Written;
 
@@ -84,6 +86,8 @@ struct Inner {
     background: background::Background,
     gate: Gate,
     served: Served,
+    /// For requests that found none, if they may wait.
+    room: Option<Room>,
     /// For whoever copies the volume elsewhere.
     written: Written,
     /// Held while snapshots are taken or removed, or another volume is served.
@@ -172,6 +176,7 @@ impl Device {
             background: background::Background::default(),
             gate: Gate::default(),
             served: Served::default(),
+            room: volume.store.waits_for_room.then(Room::default),
             written: Written::default(),
             managing: Mutex::new(()),
             snapshot_changes: AtomicU64::new(0),
@@ -214,6 +219,7 @@ impl Device {
 
     /// Completes a request that could not even be submitted.
     pub fn fail_later(&self, error: Error, done: Completion) {
+        let done = self.inner.telling(done);
         self.inner.admit(done, move |inner, done| inner.complete_later(done, Err(error)));
     }
 
@@ -364,6 +370,9 @@ impl Device {
     pub fn close(&self) -> Result<()> {
         let inner = &self.inner;
         inner.written.refuse();
+        for (done, why) in inner.room.iter().flat_map(Room::close) {
+            done(Err(inner.note_failure(why)));
+        }
         if !fault::on(Planted::ClosedWithoutDrain) {
             drop(inner.gate.shut());
         }
@@ -389,6 +398,10 @@ impl Inner {
     }
 
     fn start(self: &Arc<Self>, request: Request, done: Completion) {
+        let done = match self.room.is_some() && request.operation.may_need_room() {
+            true => self.or_wait_for_room(request.clone(), done),
+            false => self.telling(done),
+        };
         self.admit(done, move |inner, done| match request.operation {
             Operation::Read { buf } => inner.read(request.offset_bytes, buf, done),
             Operation::Write { buf, fua } => inner.write(request.offset_bytes, buf, fua, done),
@@ -396,6 +409,42 @@ impl Inner {
             Operation::Flush => inner.flushes.flush(inner.volume(), done),
             Operation::Resize { shrink } => inner.resize(request.offset_bytes, shrink, done),
         });
+    }
+
+    /// Failures are told.
+    fn telling(self: &Arc<Self>, done: Completion) -> Completion {
+        let inner = Arc::clone(self);
+        Box::new(move |result| done(result.map_err(|error| inner.note_failure(error))))
+    }
+
+    fn or_wait_for_room(self: &Arc<Self>, request: Request, done: Completion) -> Completion {
+        let inner = Arc::clone(self);
+        Box::new(move |result| match (result, &inner.room) {
+            (Err(why), Some(room)) if why.is(ErrorKind::NoSpace) => {
+                let said = why.full();
+                match room.park(request, done, why, clock::now()) {
+                    Parked::Waits { is_first: true } => inner.tell_of_room(&format!(
+                        "is full: what needs room waits until there is some ({said})"
+                    )),
+                    Parked::Waits { is_first: false } => {}
+                    Parked::Refused(done, why) => done(Err(inner.note_failure(why))),
+                }
+            }
+            (result, _) => done(result.map_err(|error| inner.note_failure(error))),
+        })
+    }
+
+    /// What found no room tries again, now and then.
+    fn ask_for_room_again(self: &Arc<Self>) {
+        let Some(room) = &self.room else { return };
+        if let Some(waited) = room.try_again(clock::now(), |request, done| self.start(request, done)) {
+            self.tell_of_room(&format!("has room again, after {} s", waited.as_secs()));
+        }
+    }
+
+    fn tell_of_room(&self, words: &str) {
+        let volume = self.volume();
+        ::log::warn!("volume '{}': store '{}' {words}", volume.name, volume.store.name);
     }
 
     /// Starts a request, which counts until its completion has returned.
@@ -417,7 +466,7 @@ impl Inner {
         let inner = Arc::clone(self);
         Once::new(Box::new(move |result| {
             inner.note_wait(now);
-            done(result.map_err(|error| inner.note_failure(error)));
+            done(result);
             inner.gate.leave();
         }))
     }
@@ -522,5 +571,7 @@ impl Inner {
     }
 }
 
+#[cfg(test)]
+mod room_tests;
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,13 @@ pub enum Operation {
     Resize { shrink: bool },
 }
 
+impl Operation {
+    /// Those that a guest sends again without being told to.
+    pub(super) fn may_need_room(&self) -> bool {
+        matches!(self, Operation::Write { .. } | Operation::Zero { .. } | Operation::Flush)
+    }
+}
+
 /// One request. `offset_bytes` is the new size of a resize.
 #[derive(Clone, Debug)]
 pub struct Request {

@@ -46,6 +46,8 @@ pub struct Store {
     pub block_bytes_default: u64,
     /// Bound of each volume's log.
     pub log_limit_bytes: u64,
+    /// Requests that find no room wait for it instead of failing.
+    pub waits_for_room: bool,
     /// Whose members may use it, as configured.
     pub group: Option<u32>,
     /// The one file that was read for it, if one was named.
@@ -244,6 +246,7 @@ impl Store {
             id: said.id,
             block_bytes_default: said.block_bytes,
             log_limit_bytes: LOG_LIMIT_BYTES_DEFAULT,
+            waits_for_room: false,
             group: None,
             config: None,
             is_direct: false,

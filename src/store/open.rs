@@ -258,6 +258,7 @@ fn options(wanted: &StoreConfig, direct: bool) -> DirOptions {
 
 fn dress(mut store: Store, wanted: &StoreConfig) -> Store {
     store.log_limit_bytes = wanted.log_limit_bytes;
+    store.waits_for_room = wanted.waits_for_room;
     store.group = wanted.group;
     store.origin = Some(wanted.origin());
     let Some((path, bytes_max)) = &wanted.cache else { return store };

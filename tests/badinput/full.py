@@ -3,6 +3,8 @@
 
 import os
 import subprocess
+import threading
+import time
 
 from faces import NO_SPACE, command, gc, io
 from harness import Skip, check, expect
@@ -13,7 +15,7 @@ ROOM = 32 << 20
 class Small:
     """A file system of little room below the lab, with a store `small` on it."""
 
-    def __init__(self, lab):
+    def __init__(self, lab, more=''):
         self.path = lab.path('small')
         os.mkdir(self.path)
         mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={ROOM}', 'tmpfs', self.path],
@@ -21,7 +23,8 @@ class Small:
         if mounted.returncode != 0:
             raise Skip(f'no file system of little room can be mounted: {mounted.stderr.strip()}')
         with open(lab.config, 'a', encoding='utf-8') as file:
-            file.write(f'[stores.small]\nurl = "dir:{self.path}/store"\nblock_size = "64K"\nlog_limit = "16M"\n')
+            file.write(f'[stores.small]\nurl = "dir:{self.path}/store"\nblock_size = "64K"\nlog_limit = "16M"\n'
+                       f'{more}')
 
     def fill(self):
         with open(f'{self.path}/filler', 'ab', buffering=0) as file:
@@ -89,6 +92,28 @@ def enospc(lab):
         io(lab, 'archipelago:v/store=small', 'read -P 2 0 64k', 'read -P 2 8M 1M', 'read -P 6 16M 1M',
            'read -P 6 1M 4k', 'read -P 1 1028k 1020k').worked()
         io(lab, 'archipelago:v@s/store=small', 'read -P 1 0 4M', options=('-r', '-f', 'raw')).worked()
+
+
+@check('a full store that is told to wait: the guest\'s write ends when there is room')
+def waits(lab):
+    with Small(lab, 'when_full = "wait"\n') as small:
+        command(lab, '--store', 'small', 'init').worked()
+        lab.create('v/store=small', '64M')
+        lab.create('other', '8M')
+        lab.io('archipelago:v/store=small', 'write -P 1 0 4M')
+        qemu = drives(lab)
+        wrote(qemu.io('small', 'write -P 2 8M 1M'))
+        small.fill()
+        room = threading.Timer(4, small.empty)
+        room.start()
+        began = time.monotonic()
+        wrote(qemu.io('small', 'write -P 3 16M 1M'))
+        expect(time.monotonic() - began > 3.5, 'it did not wait')
+        room.join()
+        expect(qemu.io('small', 'flush') == '', 'no flush')
+        expect(qemu.io('small', 'read -P 3 16M 1M').startswith('read'), 'not what was written')
+        qemu.quit()
+        io(lab, 'archipelago:v/store=small', 'read -P 1 0 4M', 'read -P 2 8M 1M', 'read -P 3 16M 1M').worked()
 
 
 @check('the command on a full store: creating says so, removing makes room')

@@ -204,6 +204,7 @@ const CONFIG_WORDS: &[&str] = &[
     "block_size = ",
     "log_limit = ",
     "sealed = ",
+    "when_full = \"wait\"",
     "\"",
     "'",
     "\n",
@@ -235,7 +236,7 @@ const CONFIG_WORDS: &[&str] = &[
 fn configs() -> Vec<Vec<u8>> {
     bytes_of(&[
         "default_store = \"main\"\n[stores.main]\nurl = \"dir:/srv/vms\"\nmode = \"0660\"\ngroup = \"root\"\n\
-         block_size = \"4M\"\nlog_limit = \"256M\"\n",
+         block_size = \"4M\"\nlog_limit = \"256M\"\nwhen_full = \"wait\"\n",
         "[stores.main]\nurl = \"dir:/srv/vms\"\nlog = \"fast\"\nsealed = \"slow\"\n",
         "[stores.a]\nurl = 'memory:x'\ngroup = 7\nblock_size = 65536\n[stores.b]\nurl = \"dir:/b\"",
         "stores = { main = { url = \"dir:/x\" } }",
@@ -271,9 +272,10 @@ fn decode_config(data: &[u8]) -> Result<Outcome, String> {
         let log = store.log.as_ref().map_or(String::new(), |log| format!("log = \"{}\"\n", quoted(log)));
         let sealed = store.sealed.as_ref();
         let sealed = sealed.map_or(String::new(), |to| format!("sealed = \"{}\"\n", quoted(to)));
+        let full = if store.waits_for_room { "when_full = 'wait'\n" } else { "" };
         let text = format!(
             "default_store = '{name}'\n[stores.'{name}']\nurl = \"{}\"\nmode = '{:o}'\n\
-             {group}{log}{sealed}block_size = '{}'\n\
+             {group}{log}{sealed}{full}block_size = '{}'\n\
              log_limit = '{}'\n",
             quoted(&store.url), store.mode, store.block_bytes, store.log_limit_bytes
         );

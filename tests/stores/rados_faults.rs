@@ -8,10 +8,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use archipelago::backend::Backend;
+use archipelago::store::Store;
 
 use super::beside::{in_a_process, is_there_again, listen, told, Away, Control};
-use super::load::{as_outcomes, none_failed, nothing, wait, Machine, THREADS};
+use super::load::{as_outcomes, none_failed, nothing, summed, wait, Machine, BLOCK, THREADS};
 use super::rados::{fresh, open};
 
 /// A cluster of one OSD.
@@ -77,13 +77,20 @@ fn ip(words: &[&str]) {
 
 /// A new store, through a connection of its own.
 fn on_rados() -> Machine {
+    on_rados_that(false)
+}
+
+/// `waits`: with `when_full = "wait"`.
+fn on_rados_that(waits: bool) -> Machine {
     let (conf, options) = fresh().unwrap();
-    let made = open(&options);
-    Machine::new(made, move || {
+    let store = Store::init("test", open(&options), BLOCK).unwrap();
+    Machine::on(&store, Arc::new(move || {
         // As long as it may be needed.
         let _conf = &conf;
-        open(&options) as Arc<dyn Backend>
-    })
+        let mut store = Store::open("test", open(&options)).unwrap();
+        store.waits_for_room = waits;
+        store
+    }))
 }
 
 #[test]
@@ -149,7 +156,7 @@ fn is_clear(name: &str, seconds: u64) {
 /// What needs more room fails in words, so that QEMU can pause the guest, and goes
 /// on when there is some again. (A full cluster still takes what needs no more.)
 fn full(cluster: &Cluster, machine: &Machine) {
-    let second = on_rados();
+    let (second, patient) = (on_rados(), on_rados_that(true));
     cluster.set_full_ratio("0.00001");
     wait(10);
     let all = machine.during(nothing(), || wait(2));
@@ -158,13 +165,31 @@ fn full(cluster: &Cluster, machine: &Machine) {
     assert!(failures.len() >= THREADS as usize, "they went on: {failures:?}");
     assert!(failures.iter().all(|said| said.contains("no space left")), "{failures:?}");
     leases_need_no_room(second);
-    cluster.set_full_ratio("0.95");
-    wait(10);
+    who_waits_goes_on_when_there_is_room(cluster, &patient);
     let known = machine.check(&all);
     let all = machine.during(known, || wait(2));
     none_failed(&all);
     machine.check(&all);
     machine.device.close().unwrap();
+}
+
+/// No request fails; all that need room wait until there is some.
+fn who_waits_goes_on_when_there_is_room(cluster: &Cluster, patient: &Machine) {
+    drop(told());
+    let all = patient.during(nothing(), || {
+        wait(5);
+        cluster.set_full_ratio("0.95");
+        wait(12);
+    });
+    none_failed(&all);
+    let (_, longest) = summed(&all);
+    eprintln!("with when_full = \"wait\": the longest request took {longest:?}");
+    assert!((5..20).contains(&longest.as_secs()), "nobody waited: {longest:?}");
+    let told = told();
+    let of = |words: &str| told.iter().filter(|line| line.contains(words)).count();
+    assert_eq!((of("is full: what needs room waits"), of("has room again")), (1, 1), "{told:?}");
+    patient.check(&all);
+    patient.device.close().unwrap();
 }
 
 /// Nobody waits for room to give a lease back, to take one, or to keep it.
