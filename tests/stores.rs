@@ -37,6 +37,8 @@ mod kill;
 mod model;
 #[path = "stores/moving.rs"]
 mod moving;
+#[path = "stores/network.rs"]
+mod network;
 #[path = "stores/place.rs"]
 mod place;
 #[path = "stores/proxy.rs"]

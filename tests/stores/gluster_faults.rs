@@ -13,6 +13,8 @@ use archipelago::backend::Backend;
 use super::beside::{in_a_process, is_there_again, listen, told, Away, Control};
 use super::gluster::{alone, block, folder, fresh, make, open};
 use super::load::{as_outcomes, none_failed, nothing, wait, Machine, THREADS};
+use super::network::{Network, ALONE};
+use super::rados_faults::Cluster;
 
 fn machine(options: GlusterOptions) -> Machine {
     Machine::new(make(&options), move || open(&options) as Arc<dyn Backend>)
@@ -213,6 +215,40 @@ fn in_a_process_of_its_own() {
     let is_clear = |line: &String| line.starts_with("volume 'v': store 'test' was slow or away");
     assert!(told.iter().any(is_clear), "{told:?}");
     is_there_again(&machine, known.remove(0));
+}
+
+/// No brick is heard of for less than `network.ping-timeout`: all is waited for.
+#[test]
+fn a_network_that_is_cut_costs_time_alone() {
+    if fresh().is_some() {
+        in_a_process(&ALONE, "gluster_faults::on_a_host_of_its_own");
+    }
+}
+
+#[test]
+#[ignore = "a part of other tests"]
+fn on_a_host_of_its_own() {
+    listen();
+    let network = Network::new();
+    let servers = Cluster::start_by(&network.before(), "gluster", &["--ping-timeout", "20"]);
+    servers.is_meant();
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let machine = machine(fresh().unwrap());
+    let (control, known) = Control::run(&[&machine], vec![nothing()], &folder.path().join("control"), 5);
+    let cut = Away {
+        name: "cut",
+        seconds: 10,
+        after_s: 5,
+        longest_s: 9..20,
+        goes: &|| network.cut(),
+        returns: &|| network.mend(),
+    };
+    let known = cut.comes_back(&[&machine], known, &folder.path().join("cut"), control).remove(0);
+    servers.tell(&["wait-healed"]);
+    let told = told();
+    let is_clear = |line: &String| line.starts_with("volume 'v': store 'test' was slow or away");
+    assert!(told.iter().any(is_clear), "{told:?}");
+    is_there_again(&machine, known);
 }
 
 /// Without two of three nothing is written: requests fail in words, and the

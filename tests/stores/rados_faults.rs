@@ -14,23 +14,36 @@ use super::beside::{in_a_process, is_there_again, listen, told, Away, Control};
 use super::load::{as_outcomes, none_failed, nothing, summed, wait, Machine, BLOCK, THREADS};
 use super::rados::{fresh, open};
 
-/// A cluster of one OSD.
-pub struct Cluster(tempfile::TempDir);
+/// Servers of its own: a cluster of one OSD, or a GlusterFS.
+pub struct Cluster {
+    folder: tempfile::TempDir,
+    /// The script's, in tests/servers.
+    name: &'static str,
+    /// The words of a program that runs it.
+    before: Vec<String>,
+}
 
 impl Cluster {
     pub fn start(words: &[&str]) -> Cluster {
-        let cluster = Cluster(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
+        Cluster::start_by(&[], "ceph", words)
+    }
+
+    pub fn start_by(before: &[String], name: &'static str, words: &[&str]) -> Cluster {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let cluster = Cluster { folder, name, before: before.to_vec() };
         cluster.tell(&[words, &["start"]].concat());
         cluster
     }
 
     fn path(&self) -> PathBuf {
-        self.0.path().join("ceph")
+        self.folder.path().join(self.name)
     }
 
     fn script(&self) -> Command {
-        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/ceph"));
-        command.arg("--dir").arg(self.path());
+        let script = format!("{}/tests/servers/{}", env!("CARGO_MANIFEST_DIR"), self.name);
+        let words = [&self.before[..], &[script]].concat();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("--dir").arg(self.path());
         command
     }
 
@@ -70,7 +83,7 @@ impl Drop for Cluster {
     }
 }
 
-fn ip(words: &[&str]) {
+pub fn ip(words: &[&str]) {
     let status = Command::new("ip").args(words).status().unwrap();
     assert!(status.success(), "ip {words:?}: {status}");
 }

@@ -12,6 +12,7 @@ use archipelago::store::Store;
 
 use super::beside::{in_a_process, is_there_again, listen, told, Away, Control};
 use super::load::{as_outcomes, none_failed, nothing, wait, Known, Machine, BLOCK};
+use super::network::{Network, ALONE};
 use super::proxy::{Fate, Proxy};
 use super::rados_faults::Cluster;
 use super::s3::{fresh, open};
@@ -135,6 +136,36 @@ fn in_a_process_of_its_own() {
         proxy.judge(move |_| fates.next().unwrap());
     };
     let cut = Away { name: "cut", seconds: 6, after_s: 3, longest_s: 5..14, goes: &cut, returns: &goes_on };
+    bed.comes_back(&cut, folder.path(), control);
+    bed.end();
+}
+
+/// The gateway is well, and nothing that is sent comes there.
+#[test]
+fn a_network_that_is_cut_costs_time_alone() {
+    if fresh().is_some() {
+        in_a_process(&ALONE, "s3_faults::on_a_host_of_its_own");
+    }
+}
+
+#[test]
+#[ignore = "a part of other tests"]
+fn on_a_host_of_its_own() {
+    listen();
+    let network = Network::new();
+    let cluster = Cluster::start_by(&network.before(), "ceph", &["--rgw"]);
+    cluster.is_meant();
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut bed = Bed::make(&fresh().unwrap().endpoint, &folder.path().join("log"));
+    let control = bed.control(&folder.path().join("control"));
+    let cut = Away {
+        name: "cut",
+        seconds: 10,
+        after_s: 5,
+        longest_s: 9..20,
+        goes: &|| network.cut(),
+        returns: &|| network.mend(),
+    };
     bed.comes_back(&cut, folder.path(), control);
     bed.end();
 }
