@@ -93,10 +93,14 @@ impl Following {
         self.volume.publish_all()
     }
 
-    /// Says whether there are requests: now, or were just now.
-    pub fn busy(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+    /// Tells how many requests there have been; `None` if there are none now, nor
+    /// were just now.
+    pub fn guest(&self) -> impl Fn() -> Option<u64> + Send + Sync + 'static {
         let inner = Arc::clone(&self.inner);
-        move || !inner.gate.is_empty() || inner.idle_for() < BUSY_FOR
+        move || {
+            let is_busy = !inner.gate.is_empty() || inner.idle_for() < BUSY_FOR;
+            is_busy.then(|| inner.served.requests())
+        }
     }
 
     /// Bytes that were written since `take`.

@@ -52,6 +52,12 @@ impl Served {
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
+
+    /// All that were asked for.
+    pub fn requests(&self) -> u64 {
+        let Served { reads, writes, zeroes, flushes, failures: _ } = self;
+        [reads, writes, zeroes, flushes].iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+    }
 }
 
 /// Makes sure that a completion runs exactly once, with an error if the

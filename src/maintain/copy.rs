@@ -14,6 +14,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::rest::{Guest, Rests};
 use super::sum::{read_whole, sum_of, wrong_size};
 use crate::backend::{Backend, BackendExt};
 use crate::catalog::snapshot::Snapshot;
@@ -24,17 +25,15 @@ use crate::map::{
 };
 use crate::name::{Id, ObjectName};
 use crate::store::{Store, GRANULE_BYTES};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::Mutex;
 use crate::thread::Crew;
 
 /// Blocks that may wait for a thread, or be with one.
 const QUEUE: usize = 16;
 
-/// After a block, beside somebody who has requests: no longer than this.
-const REST_MAX: Duration = Duration::from_secs(1);
-
-/// True while somebody has requests to the same stores.
-pub type Busy = Arc<dyn Fn() -> bool + Send + Sync>;
+/// Whether it is still wanted is looked for so often.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How a copy runs.
 #[derive(Clone, Debug)]
@@ -97,9 +96,11 @@ struct Shared {
     began: Instant,
     bytes_per_s: Option<u64>,
     reads_back: bool,
-    busy: Busy,
-    /// Whoever copies beside somebody who is busy has this.
-    turn: Mutex<()>,
+    guest: Arc<Guest>,
+    /// Whoever copies beside a guest has this.
+    turn: Mutex<Rests>,
+    /// Nobody wants what waits for a thread any more.
+    is_ended: AtomicBool,
 }
 
 /// Copies from one store to another.
@@ -120,12 +121,17 @@ impl std::fmt::Debug for Copier {
 
 impl Copier {
     pub fn start(from: &Store, to: &Store, options: &CopyOptions) -> Result<Copier> {
-        Copier::start_beside(from, to, options, Arc::new(|| false))
+        Copier::start_beside(from, to, options, Arc::new(|| None))
     }
 
-    /// While `busy` says so, one block is copied at a time, and as long as it took
-    /// nothing is: a guest's small requests wait behind blocks in every store.
-    pub fn start_beside(from: &Store, to: &Store, options: &CopyOptions, busy: Busy) -> Result<Copier> {
+    /// While `guest` has requests, one block is copied at a time, with a rest after
+    /// it (see `rest`): a guest's small requests wait behind blocks in every store.
+    pub fn start_beside(
+        from: &Store,
+        to: &Store,
+        options: &CopyOptions,
+        guest: Arc<Guest>,
+    ) -> Result<Copier> {
         let shared = Arc::new(Shared {
             from: Arc::clone(from.blocks()),
             to: Arc::clone(to.blocks()),
@@ -133,8 +139,9 @@ impl Copier {
             began: clock::now(),
             bytes_per_s: options.bytes_per_s,
             reads_back: options.reads_back,
-            busy,
+            guest,
             turn: Mutex::default(),
+            is_ended: AtomicBool::new(false),
         });
         let copies = Arc::clone(&shared);
         let copy = move |job: Job| copies.copy(&job);
@@ -170,17 +177,22 @@ impl Copier {
         told: Told<'_>,
     ) -> Result<()> {
         let granules = (block_bytes / GRANULE_BYTES) as u32;
+        let (from, to) = (self.from.clone(), self.to.clone());
         let mut visit = Visit { copier: self, block_bytes, pages: Vec::new(), told };
-        let (from, to) = (visit.copier.from.clone(), visit.copier.to.clone());
-        let walked = match known {
+        let mut walked = match known {
             Some(root_known) => {
                 walk_new(&from, root, Beside { store: &to, root: root_known }, granules, &mut visit)
             }
             None => walk_sums(&from, root, granules, &mut visit),
         };
-        let pages = std::mem::take(&mut visit.pages);
+        let Visit { pages, told, .. } = visit;
+        while walked.is_ok() && !self.crew.is_idle_within(LOOK_EVERY) {
+            walked = told(self.copied());
+        }
         // Nothing is under way when this returns, whatever came of it.
+        self.shared.is_ended.store(walked.is_err(), Ordering::Release);
         let copied = self.crew.wait();
+        self.shared.is_ended.store(false, Ordering::Release);
         walked.and(copied)?;
         // A page is worth nothing without what is beneath it.
         for id in pages.into_iter().rev() {
@@ -254,13 +266,13 @@ fn exists_is_fine(result: Result<()>) -> Result<()> {
 
 impl Shared {
     fn copy(&self, job: &Job) -> Result<()> {
-        let turn = (self.busy)().then(|| self.turn.lock());
-        let began = clock::now();
-        let is_copied = self.copy_one(job)?;
-        if turn.is_some() && is_copied {
-            clock::sleep(clock::now().saturating_duration_since(began).min(REST_MAX));
-        }
-        drop(turn);
+        let is_copied = match (self.guest)() {
+            Some(_) => {
+                let rest = |time| self.sleep(time);
+                self.turn.lock().after(&*self.guest, || self.copy_one(job), rest)?
+            }
+            None => self.copy_one(job)?,
+        };
         if is_copied {
             self.slow_down();
         }
@@ -270,6 +282,9 @@ impl Shared {
     /// False: it was there.
     fn copy_one(&self, job: &Job) -> Result<bool> {
         let Job { name, block_bytes, .. } = job;
+        if self.is_ended.load(Ordering::Acquire) {
+            return Ok(false);
+        }
         match self.to.stat(name) {
             Ok(stat) if stat.bytes == *block_bytes => {
                 self.copied.lock().blocks_there += 1;
@@ -301,8 +316,17 @@ impl Shared {
         let bytes = self.copied.lock().bytes;
         let due = Duration::from_secs_f64(bytes as f64 / bytes_per_s.max(1) as f64);
         let taken = clock::now().saturating_duration_since(self.began);
-        if due > taken {
-            clock::sleep(due - taken);
+        self.sleep(due.saturating_sub(taken));
+    }
+    /// Not for longer than it is wanted.
+    fn sleep(&self, time: Duration) {
+        let until = clock::now() + time;
+        while !self.is_ended.load(Ordering::Acquire) {
+            let left = until.saturating_duration_since(clock::now());
+            if left.is_zero() {
+                return;
+            }
+            clock::sleep(left.min(LOOK_EVERY));
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod copy;
 pub mod gc;
 mod mark;
 mod problem;
+mod rest;
 mod roots;
 pub mod scrub;
 mod sum;

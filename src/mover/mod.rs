@@ -299,8 +299,8 @@ impl Mover<'_> {
     /// Makes the snapshots there those that are here. For whoever has the
     /// right to maintain the other store.
     fn copy_snapshots(&mut self, taken: Option<&SnapshotName>, told: Told<'_>) -> Result<()> {
-        let busy = Arc::new(self.following.busy());
-        let mut copier = Copier::start_beside(&self.from, self.to, &self.options.copy, busy)?;
+        let guest = Arc::new(self.following.guest());
+        let mut copier = Copier::start_beside(&self.from, self.to, &self.options.copy, guest)?;
         let before = self.copied;
         let here = snapshot::list(&self.from, self.id)?;
         for one in here.iter().filter(|one| !is_of_a_move(&one.name) || Some(&one.name) == taken) {
@@ -341,6 +341,8 @@ impl Mover<'_> {
             // taken up to here is listed only when it is published.
             let now = self.following.snapshot_changes();
             if now != changes {
+                // Nobody lets writes go on while nothing is carried over.
+                self.following.speed_up();
                 self.following.volume().publish_all()?;
                 let right = self.claim(told)?;
                 let copied = self.copy_snapshots(None, told);
@@ -434,6 +436,8 @@ impl Mover<'_> {
         match cut {
             Ok(old) => {
                 target.fate = Fate::Moved;
+                // What is left to do takes as long as work on the old one goes on.
+                self.following.speed_up();
                 if let Err(error) = target.volume.settle_in() {
                     log::warn!("the lease of '{}' in '{}': {}", self.name, self.to.name, error.full());
                 }

@@ -3,6 +3,7 @@
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{join, spawn, Handoff};
 use crate::error::{Error, ErrorKind, Result};
@@ -76,6 +77,15 @@ impl<T> Crew<T> {
             return Err(Error::new(ErrorKind::Internal, self.does));
         }
         Ok(())
+    }
+
+    /// Waits for that long at most; true if nothing is under way.
+    pub fn is_idle_within(&self, time: Duration) -> bool {
+        let mut progress = self.shared.progress.lock();
+        if progress.in_flight > 0 {
+            self.shared.done.wait_for(&mut progress, time);
+        }
+        progress.in_flight == 0
     }
 
     /// Waits until nothing is under way. Error: that of the first job that
