@@ -202,6 +202,37 @@ fn take_over(store: &Store, broken: impl FnOnce()) -> Arc<Volume> {
     Volume::open(store, &volume(), &OpenOptions::default()).unwrap()
 }
 
+/// Bricks keep the locks of who is paused: in the midst of renewing its lease it
+/// would keep everybody waiting until it goes on. It goes on, then, and is paused at
+/// another moment.
+fn pause(store: &Store, kind: Kind, pid: u32) {
+    for _ in 0..10 {
+        signal(pid, "-STOP");
+        std::thread::sleep(Duration::from_millis(300));
+        if kind != Kind::Gluster {
+            return;
+        }
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let asked = store.clone();
+        let asking = std::thread::spawn(move || {
+            let opened = Volume::open(&asked, &volume(), &OpenOptions::default());
+            let is_refused = opened.is_err_and(|error| error.is(ErrorKind::Busy));
+            sender.send(()).unwrap();
+            assert!(is_refused, "who is paused has it");
+        });
+        let is_answered = receiver.recv_timeout(Duration::from_secs(5)).is_ok();
+        if !is_answered {
+            eprintln!("paused with locks of bricks: once more");
+            signal(pid, "-CONT");
+        }
+        asking.join().unwrap();
+        if is_answered {
+            return;
+        }
+    }
+    panic!("it has locks of bricks whenever it is paused");
+}
+
 fn paused(kind: Kind) {
     let Some(mut place) = Place::fresh(kind) else { return };
     let store = place.make(BLOCK);
@@ -211,8 +242,7 @@ fn paused(kind: Kind) {
     while last < 30 {
         last = other.next(&["flushed"]).1.parse().unwrap();
     }
-    signal(other.child.id(), "-STOP");
-    std::thread::sleep(Duration::from_millis(300));
+    pause(&store, kind, other.child.id());
     for line in other.lines.try_iter() {
         last = line.strip_prefix("flushed ").expect("a flush").parse().unwrap();
     }
